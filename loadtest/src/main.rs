@@ -1,0 +1,2 @@
+//! Load harness for TLS termination proxies.
+fn main() {}

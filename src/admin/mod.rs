@@ -1,0 +1,1 @@
+//! Administration over HTTP: metrics, probes, status, reload and drain.

@@ -1,0 +1,1 @@
+//! Backends: choice of a server, dialling, PROXY protocol.

@@ -1,0 +1,1 @@
+//! Kernel TLS: what the kernel can do, and handing a direction over to it.

@@ -1,0 +1,1 @@
+//! System calls and OpenSSL functions that have no safe wrapper.

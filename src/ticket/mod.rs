@@ -1,0 +1,1 @@
+//! Session tickets: the key ring.
