@@ -1,1 +1,5 @@
-//! Administration over HTTP: metrics, probes, status, reload and drain.
+//! Administration over HTTP: metrics, probes, status.
+
+mod settings;
+
+pub use settings::Settings;

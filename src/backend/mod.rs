@@ -1,1 +1,5 @@
-//! Backends: choice of a server, dialling, PROXY protocol.
+//! Backends: choice of a server, dialling.
+
+mod settings;
+
+pub use settings::{ServerAddress, Settings};

@@ -1,1 +1,5 @@
 //! Session tickets: the key ring.
+
+mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,35 @@
+//! What a backend is configured with.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A group of equal servers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name that listeners refer to.
+    pub name: String,
+    /// At least one server; tried in round robin.
+    pub servers: Vec<ServerAddress>,
+    /// How long one connection attempt may take before the next server is tried.
+    pub connect_timeout: Duration,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// The path of a unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

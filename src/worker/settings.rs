@@ -1,0 +1,59 @@
+//! What the workers and their listeners are configured with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::ktls;
+use crate::tls;
+
+/// The workers of the process.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The CPU of each worker, one worker per entry; at least one.
+    pub cpus: Vec<usize>,
+    /// Which I/O driver the runtime uses.
+    pub io: IoDriver,
+    /// Largest number of open client connections per worker; beyond it the worker stops accepting until one closes.
+    pub connections_max: usize,
+    /// Bytes of relay buffers that one worker keeps and hands out at most.
+    pub buffer_bytes_max: usize,
+}
+
+/// How a worker waits for its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoDriver {
+    /// io_uring, or epoll with a warning where the kernel refuses a ring.
+    Auto,
+    /// io_uring, or refuse to start.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// One listener: an address, what it speaks and where its connections go.
+#[derive(Clone, Debug)]
+pub struct ListenerSettings {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// The address; every worker binds it with SO_REUSEPORT.
+    pub address: SocketAddr,
+    /// Index into the list of backends.
+    pub backend: usize,
+    /// TLS.
+    pub tls: tls::Settings,
+    /// When record protection moves to the kernel.
+    pub kernel_tls: ktls::Settings,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+}
+
+/// How long a connection may take over what.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From accept to the end of the handshake.
+    pub handshake: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// From the first close of a direction that nobody answers to the end of the connection.
+    pub close: Duration,
+}
