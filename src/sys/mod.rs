@@ -1,1 +1,4 @@
-//! System calls and OpenSSL functions that have no safe wrapper.
+//! System calls and OpenSSL functions that have no safe wrapper: the only unsafe code of the crate.
+
+pub mod socket;
+pub mod ssl;

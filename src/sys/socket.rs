@@ -1,0 +1,258 @@
+//! Non-blocking stream sockets: readiness through the worker's runtime, data through direct system calls.
+//!
+//! An idle socket pins no buffer: a direction first awaits [`Stream::readable`], which is one POLL_ADD on io_uring, and
+//! only then takes a buffer and reads. Every call here that moves data returns at once.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use monoio::net::TcpStream;
+use nix::sys::socket::SockFlag;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Most parts that one vectored call takes; further ones wait for the next call (UIO_MAXIOV is 1024).
+pub const VECTOR_PARTS_MAX: usize = 64;
+
+/// A connected stream socket (TCP or unix) of this worker.
+#[derive(Debug)]
+pub struct Stream {
+    inner: TcpStream,
+    /// Readiness operations that the runtime still holds; while there are any, it also holds the descriptor.
+    pending_count: Cell<u32>,
+}
+
+impl Stream {
+    /// Takes over a non-blocking stream socket; must be called on a worker's runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot register the descriptor (epoll only); the socket is closed then.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        // monoio's TcpStream is a descriptor with readiness; it does not look at the address family.
+        Ok(Self { inner: TcpStream::from_std(StdTcpStream::from(socket))?, pending_count: Cell::new(0) })
+    }
+
+    /// Waits until a read would not block: data, end of stream or an error.
+    ///
+    /// Cancel safety: safe; nothing is consumed.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait for the descriptor.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.pending_count.set(self.pending_count.get() + 1);
+        let result = self.inner.readable(false).await;
+        self.pending_count.set(self.pending_count.get() - 1);
+        result
+    }
+
+    /// Waits until a write would not block, or would fail.
+    ///
+    /// Cancel safety: safe; nothing is sent.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait for the descriptor.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.pending_count.set(self.pending_count.get() + 1);
+        let result = self.inner.writable(false).await;
+        self.pending_count.set(self.pending_count.get() - 1);
+        result
+    }
+
+    /// Reads what is there into `buffer`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there, otherwise the socket's error.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the pointer and length describe a live, writable slice; recv writes at most that many bytes.
+        check(|| unsafe {
+            libc::recv(self.raw(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+        })
+    }
+
+    /// Reads what is there into `parts`, in order; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there, otherwise the socket's error.
+    pub fn recv_vectored(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut message = empty_message();
+        message.msg_iov = parts.as_mut_ptr().cast();
+        message.msg_iovlen = parts.len().min(VECTOR_PARTS_MAX);
+        // SAFETY: `message` is initialised; its iovec array is `parts` (IoSliceMut has the layout of iovec), live and
+        // writable for the call.
+        check(|| unsafe { libc::recvmsg(self.raw(), &raw mut message, libc::MSG_DONTWAIT) })
+    }
+
+    /// Sends a prefix of `bytes` and returns its length.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the send buffer is full, otherwise the socket's error; never raises SIGPIPE.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        // SAFETY: the pointer and length describe a live slice that send only reads.
+        check(|| unsafe {
+            libc::send(self.raw(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        })
+    }
+
+    /// Sends a prefix of the concatenation of `parts` and returns its length; takes [`VECTOR_PARTS_MAX`] parts at most.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the send buffer is full, otherwise the socket's error; never raises SIGPIPE.
+    pub fn send_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut message = empty_message();
+        message.msg_iov = parts.as_ptr().cast_mut().cast();
+        message.msg_iovlen = parts.len().min(VECTOR_PARTS_MAX);
+        // SAFETY: `message` is initialised; its iovec array is `parts` (IoSlice has the layout of iovec), which sendmsg
+        // only reads.
+        check(|| unsafe { libc::sendmsg(self.raw(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+    }
+
+    /// Ends the sending side: the peer reads the end of the stream after everything sent before.
+    ///
+    /// Errors are left out on purpose: the socket may be gone already, and the next call on it says so.
+    pub fn shutdown_send(&self) {
+        let _ = nix::sys::socket::shutdown(self.raw(), nix::sys::socket::Shutdown::Write);
+    }
+
+    /// Closes the socket so that the peer reads a reset instead of an end of stream, and unsent data is dropped.
+    pub fn reset(self) {
+        let _ = self.options().set_linger(Some(std::time::Duration::ZERO));
+        self.close();
+    }
+
+    /// Closes the socket.
+    ///
+    /// The runtime's own close costs two ring operations; where it holds no operation on the descriptor, one direct
+    /// close does. Otherwise the runtime closes when the operation has come back.
+    pub fn close(self) {
+        if self.pending_count.get() == 0 {
+            let descriptor = self.inner.into_raw_fd();
+            // SAFETY: into_raw_fd gave up the ownership of this open descriptor to us.
+            drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        }
+    }
+
+    /// The pending error of the socket, which is cleared by the call.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.options().take_error()
+    }
+
+    /// The descriptor, for options and for calls that a sibling module makes.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `inner` keeps the descriptor open for at least the lifetime of the borrow of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.raw()) }
+    }
+
+    /// Ends both sides at once, which wakes everybody who waits for the socket. `descriptor` must not have been closed:
+    /// the timer that calls this is disarmed before its connection's sockets close.
+    pub fn shutdown_both(descriptor: RawFd) {
+        let _ = nix::sys::socket::shutdown(descriptor, nix::sys::socket::Shutdown::Both);
+    }
+
+    /// The raw descriptor, valid as long as the stream.
+    pub fn raw(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+
+    fn options(&self) -> socket2::SockRef<'_> {
+        socket2::SockRef::from(&self.inner)
+    }
+}
+
+/// A listening socket of this worker.
+#[derive(Debug)]
+pub struct Acceptor {
+    readiness: Stream,
+}
+
+impl Acceptor {
+    /// Takes over a non-blocking listening socket; must be called on a worker's runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot register the descriptor (epoll only).
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { readiness: Stream::new(socket)? })
+    }
+
+    /// Waits until a connection is there to be accepted.
+    ///
+    /// Cancel safety: safe; no connection is lost.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait for the descriptor.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.readiness.readable().await
+    }
+
+    /// Accepts one connection: non-blocking, closed on exec.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none is there; otherwise what accept4(2) says, which includes the errors of a connection that
+    /// failed before it was accepted.
+    pub fn accept(&self) -> io::Result<OwnedFd> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let descriptor = nix::sys::socket::accept4(self.readiness.raw(), flags)?;
+        // SAFETY: accept4 returned a new descriptor that nobody else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+}
+
+/// Binds a listening socket with SO_REUSEPORT; accepted connections inherit TCP_NODELAY from it.
+///
+/// # Errors
+/// What bind(2) or listen(2) say, for instance `AddrInUse`.
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// How far a non-blocking connect came.
+#[derive(Debug)]
+pub enum Connecting {
+    /// The socket is connected.
+    Connected(OwnedFd),
+    /// The handshake is under way: wait until the socket is writable, then look at its error.
+    InProgress(OwnedFd),
+}
+
+/// Starts a non-blocking connect to a TCP address or a unix socket.
+///
+/// # Errors
+/// What socket(2) or connect(2) say; `WouldBlock` from a unix socket whose backlog is full.
+pub fn connect(address: &SockAddr) -> io::Result<Connecting> {
+    let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
+    if !address.is_unix() {
+        socket.set_tcp_nodelay(true)?;
+    }
+    match socket.connect(address) {
+        Ok(()) => Ok(Connecting::Connected(socket.into())),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::InProgress(socket.into())),
+        Err(error) => Err(error),
+    }
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value: no address, no parts, no control data.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Runs a system call that returns a byte count or -1, again if a signal interrupted it.
+fn check(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(count) = usize::try_from(call()) {
+            return Ok(count);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! OpenSSL functions that the `openssl` crate does not wrap.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use foreign_types_shared::ForeignTypeRef;
+use openssl::ssl::{SslRef, SslSessionRef};
+
+/// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.
+pub fn group_name(ssl: &SslRef) -> Option<&str> {
+    // SSL_get_negotiated_group is this control in the header; SSL_get0_group_name came only with OpenSSL 3.2.
+    const SSL_CTRL_GET_NEGOTIATED_GROUP: c_int = 134;
+    // SAFETY: the SSL object is live; this control takes no argument and returns a number.
+    let id = unsafe { openssl_sys::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_GET_NEGOTIATED_GROUP, 0, std::ptr::null_mut()) };
+    let id = c_int::try_from(id).ok().filter(|id| *id != 0)?;
+    // SAFETY: the SSL object is live; the function returns null or a NUL-terminated string of the library or of a
+    // provider, which lives as long as the SSL object.
+    let name = unsafe { SSL_group_to_name(ssl.as_ptr(), id) };
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: not null, checked above, and valid for as long as `ssl`.
+    unsafe { CStr::from_ptr(name) }.to_str().ok()
+}
+
+/// The fragment length that the client asked for with `max_fragment_length` (RFC 6066 section 4), in bytes of
+/// plaintext per record; none when it did not.
+pub fn max_fragment_length(session: &SslSessionRef) -> Option<u16> {
+    // SAFETY: the session object is live and the function only reads it.
+    match unsafe { SSL_SESSION_get_max_fragment_length(session.as_ptr()) } {
+        code @ 1..=4 => Some(1 << (8 + u16::from(code))),
+        _ => None,
+    }
+}
+
+unsafe extern "C" {
+    fn SSL_group_to_name(ssl: *mut openssl_sys::SSL, id: c_int) -> *const c_char;
+    fn SSL_SESSION_get_max_fragment_length(session: *const openssl_sys::SSL_SESSION) -> u8;
+}

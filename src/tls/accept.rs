@@ -1,0 +1,55 @@
+//! Drives a handshake over a socket.
+
+use std::io;
+
+use super::context::Context;
+use super::failure::Failure;
+use super::handshake::{Established, Handshake, Progress};
+use crate::sys::socket::Stream;
+
+/// Completes the handshake with the client. There is no deadline here: the caller drops the future when time is over.
+///
+/// Cancel safety: not safe to resume; dropped, it leaves the connection in the middle of a handshake, to be closed.
+///
+/// # Errors
+/// Any of [`Failure`]. Where the protocol has an alert for it, the alert has been handed to the socket.
+pub async fn accept(client: &Stream, context: &Context) -> Result<Established, Failure> {
+    let mut handshake = Handshake::new(context.handshake().map_err(Failure::library)?)?;
+    loop {
+        client.readable().await.map_err(Failure::Io)?;
+        let progress = receive_once(client, &mut handshake);
+        send_all(client, handshake.output()).await?;
+        match progress? {
+            Progress::Continue => {}
+            Progress::Done => return handshake.finish(),
+        }
+    }
+}
+
+/// Reads once what is there. The buffer lives on the stack of this call, so a waiting handshake does not hold it.
+fn receive_once(client: &Stream, handshake: &mut Handshake) -> Result<Progress, Failure> {
+    let mut buffer = [0; RECEIVE_LEN];
+    match client.recv(&mut buffer) {
+        Ok(0) if handshake.has_begun() => Err(Failure::Closed),
+        Ok(0) => Err(Failure::ClosedSilently),
+        Ok(len) => handshake.receive(&buffer[..len]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Continue),
+        Err(error) => Err(Failure::Io(error)),
+    }
+}
+
+/// Room for a ClientHello with a post-quantum key share; longer flights take several reads.
+const RECEIVE_LEN: usize = 4096;
+
+async fn send_all(client: &Stream, output: &mut Vec<u8>) -> Result<(), Failure> {
+    let mut sent = 0;
+    while sent < output.len() {
+        match client.send(&output[sent..]) {
+            Ok(len) => sent += len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => client.writable().await.map_err(Failure::Io)?,
+            Err(error) => return Err(Failure::Io(error)),
+        }
+    }
+    output.clear();
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! The handshake without I/O: bytes from the client in, bytes for the client out, and in the end everything that record
+//! protection needs to go on without OpenSSL's SSL object.
+//!
+//! OpenSSL runs over memory and is shown one record at a time, the next one only when it asks for more. When the
+//! handshake finishes, whatever the client sent behind its last handshake record was never seen by OpenSSL: it is the
+//! first input of our own record layer.
+
+use std::io::{self, Read, Write};
+
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream, SslVersion};
+
+use super::failure::Failure;
+use super::secrets::{self, HandshakeSecrets};
+use crate::record::{CipherSuite, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret};
+use crate::sys;
+
+/// Most bytes that a client may send in one handshake: a ClientHello, and a certificate chain of the 100 KiB that
+/// OpenSSL accepts. Beyond it the handshake fails with [`Failure::TooLong`].
+pub const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
+
+/// A handshake in progress, in the server's role.
+pub struct Handshake {
+    stream: SslStream<Wire>,
+    secrets: Option<Box<HandshakeSecrets>>,
+    sent: SentRecords,
+    received_bytes: usize,
+}
+
+/// How far a handshake is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The client's next bytes are needed.
+    Continue,
+    /// The handshake is complete: send the output, then call [`Handshake::finish`].
+    Done,
+}
+
+/// Whether the client proved itself anew or through a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeKind {
+    /// With certificate.
+    Full,
+    /// With a ticket.
+    Resumed,
+}
+
+/// What a handshake leaves behind: the connection's facts and the keys of both directions.
+pub struct Established {
+    /// The negotiated suite, which names the version too.
+    pub suite: &'static CipherSuite,
+    /// Full handshake or resumption.
+    pub kind: HandshakeKind,
+    /// The key-exchange group; none in a TLS 1.2 resumption.
+    pub group: Option<String>,
+    /// The server_name that the client asked for.
+    pub server_name: Option<String>,
+    /// The ALPN protocol that was chosen.
+    pub alpn: Option<Vec<u8>>,
+    /// The largest plaintext per record that the client accepts, when it asked for less than 2^14 (RFC 6066).
+    pub max_fragment_length: Option<u16>,
+    /// Keys and position of the client's records.
+    pub receive: TrafficKeys,
+    /// Keys and position of our records.
+    pub send: TrafficKeys,
+    /// TLS 1.3: what a KeyUpdate derives the next keys from.
+    pub traffic_secrets: Option<TrafficSecrets>,
+    /// What the client sent behind the handshake: protected records, the last one perhaps not whole.
+    pub leftover: Vec<u8>,
+}
+
+/// The current traffic secrets of both directions (RFC 8446 section 7.2).
+pub struct TrafficSecrets {
+    /// Protects what the client sends.
+    pub client: TrafficSecret,
+    /// Protects what we send.
+    pub server: TrafficSecret,
+}
+
+impl Handshake {
+    /// Starts a handshake.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(ssl: Ssl) -> Result<Self, Failure> {
+        let stream = SslStream::new(ssl, Wire::default()).map_err(Failure::library)?;
+        Ok(Self { stream, secrets: Some(Box::default()), sent: SentRecords::default(), received_bytes: 0 })
+    }
+
+    /// Takes bytes from the client and goes as far as they allow.
+    ///
+    /// # Errors
+    /// Any of [`Failure`]; [`Handshake::output`] then holds the alert for the client, if there is one to send.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<Progress, Failure> {
+        self.received_bytes = self.received_bytes.saturating_add(bytes.len());
+        self.stream.get_mut().unread.extend_from_slice(bytes);
+        let result = self.advance();
+        if result.is_err() {
+            self.stream.get_mut().output_alert_of(&result);
+        }
+        result
+    }
+
+    /// Bytes for the client; the caller sends and clears them after each call of [`Handshake::receive`].
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.stream.get_mut().output
+    }
+
+    /// Whether the client has sent anything yet.
+    pub fn has_begun(&self) -> bool {
+        self.received_bytes > 0
+    }
+
+    /// Takes the keys out and frees OpenSSL's state.
+    ///
+    /// # Errors
+    /// When the key log delivered no secrets or OpenSSL negotiated what was never offered: bugs, or a crippled library.
+    pub fn finish(mut self) -> Result<Established, Failure> {
+        let leftover = std::mem::take(&mut self.stream.get_mut().unread);
+        // Without this SSL_free would take the connection for a broken one and forget the session.
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        let ssl = self.stream.ssl();
+        let suite = negotiated_suite(ssl)?;
+        let secrets = self.secrets.take().unwrap_or_default();
+        let (mut receive, mut send, traffic_secrets) = derive_keys(suite, &secrets, ssl)?;
+        receive.sequence = u64::from(suite.version == ProtocolVersion::Tls12);
+        send.sequence = self.sent.sequence;
+        if let (ProtocolVersion::Tls12, Some(nonce)) = (suite.version, self.sent.explicit_nonce) {
+            send.set_explicit_nonce(nonce.wrapping_add(1));
+        }
+        Ok(Established {
+            suite,
+            kind: if ssl.session_reused() { HandshakeKind::Resumed } else { HandshakeKind::Full },
+            group: sys::ssl::group_name(ssl).map(str::to_owned),
+            server_name: ssl.servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned),
+            alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
+            max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
+            receive,
+            send,
+            traffic_secrets,
+            leftover,
+        })
+    }
+
+    fn advance(&mut self) -> Result<Progress, Failure> {
+        loop {
+            if !self.stream.get_mut().expose_record()? {
+                if self.received_bytes > HANDSHAKE_BYTES_MAX {
+                    return Err(Failure::TooLong);
+                }
+                return Ok(Progress::Continue);
+            }
+            let sent_from = self.stream.get_ref().output.len();
+            let stream = &mut self.stream;
+            let result = secrets::capture(&mut self.secrets, || stream.accept());
+            let version = self.stream.ssl().version2();
+            self.sent.count(&self.stream.get_ref().output[sent_from..], version, result.is_ok());
+            match result {
+                Ok(()) => return Ok(Progress::Done),
+                Err(error) if error.code() == ErrorCode::WANT_READ => {}
+                Err(error) => return Err(Failure::from_openssl(&error)),
+            }
+        }
+    }
+}
+
+/// The in-memory transport that OpenSSL reads and writes.
+#[derive(Default)]
+struct Wire {
+    /// From the client, not yet read by OpenSSL.
+    unread: Vec<u8>,
+    /// How many bytes of `unread` OpenSSL may read: the rest of one record.
+    exposed_len: usize,
+    /// How many bytes of the exposed record OpenSSL has read.
+    read_len: usize,
+    output: Vec<u8>,
+    has_framed: bool,
+}
+
+impl Wire {
+    /// Shows OpenSSL the next record; false when it is not there as a whole.
+    fn expose_record(&mut self) -> Result<bool, Failure> {
+        debug_assert!(self.read_len == self.exposed_len, "OpenSSL asked for more than the record that it was shown");
+        self.unread.drain(..self.exposed_len);
+        (self.exposed_len, self.read_len) = (0, 0);
+        if !self.has_framed {
+            Failure::check_first_bytes(&self.unread)?;
+        }
+        let Some(header) = self.unread.first_chunk::<5>() else { return Ok(false) };
+        let record_len = Failure::check_handshake_header(header)? + header.len();
+        if self.unread.len() < record_len {
+            return Ok(false);
+        }
+        self.has_framed = true;
+        self.exposed_len = record_len;
+        Ok(true)
+    }
+
+    /// Adds the alert that a failure found before OpenSSL saw the bytes deserves.
+    fn output_alert_of(&mut self, result: &Result<Progress, Failure>) {
+        if let Err(failure) = result
+            && let Some(alert) = failure.own_alert()
+        {
+            self.output.extend_from_slice(&[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, alert.code()]);
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let visible = &self.unread[self.read_len..self.exposed_len];
+        if visible.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let len = visible.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&visible[..len]);
+        self.read_len += len;
+        Ok(len)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Counts the records that OpenSSL wrote under the keys that we take over: sequence numbers are counted, not assumed.
+#[derive(Default)]
+struct SentRecords {
+    /// Records written under the application keys.
+    sequence: u64,
+    /// TLS 1.2 with AES-GCM: the explicit nonce of the last record.
+    explicit_nonce: Option<u64>,
+    has_changed_cipher: bool,
+}
+
+impl SentRecords {
+    /// Takes what one call of `SSL_accept` wrote. In TLS 1.3 the records under the application keys are those of the
+    /// call that completed the handshake, which OpenSSL was shown nothing but the client's Finished in: the tickets.
+    /// In TLS 1.2 they are those behind our ChangeCipherSpec (RFC 5246 section 6.1).
+    fn count(&mut self, mut output: &[u8], version: Option<SslVersion>, is_complete: bool) {
+        while let Some((header, rest)) = output.split_first_chunk::<5>() {
+            let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+            let (body, rest) = rest.split_at(length.min(rest.len()));
+            output = rest;
+            if version == Some(SslVersion::TLS1_3) {
+                self.sequence += u64::from(is_complete);
+            } else if header[0] == CHANGE_CIPHER_SPEC {
+                self.has_changed_cipher = true;
+            } else if self.has_changed_cipher {
+                self.sequence += 1;
+                self.explicit_nonce = body.first_chunk().map(|nonce| u64::from_be_bytes(*nonce));
+            }
+        }
+    }
+}
+
+const CHANGE_CIPHER_SPEC: u8 = 20;
+
+fn negotiated_suite(ssl: &SslRef) -> Result<&'static CipherSuite, Failure> {
+    let code = ssl.current_cipher().map(|cipher| u16::from_be_bytes(cipher.protocol_id()));
+    code.and_then(CipherSuite::from_code).ok_or(Failure::Internal("negotiated a suite that was not offered"))
+}
+
+type DerivedKeys = (TrafficKeys, TrafficKeys, Option<TrafficSecrets>);
+
+fn derive_keys(suite: &'static CipherSuite, logged: &HandshakeSecrets, ssl: &SslRef) -> Result<DerivedKeys, Failure> {
+    match suite.version {
+        ProtocolVersion::Tls13 => {
+            let client = TrafficSecret::new(suite, logged.client_traffic.expose()).map_err(Failure::keys)?;
+            let server = TrafficSecret::new(suite, logged.server_traffic.expose()).map_err(Failure::keys)?;
+            let receive = client.keys(suite).map_err(Failure::keys)?;
+            let send = server.keys(suite).map_err(Failure::keys)?;
+            Ok((receive, send, Some(TrafficSecrets { client, server })))
+        }
+        ProtocolVersion::Tls12 => {
+            let (mut client_random, mut server_random) = ([0; 32], [0; 32]);
+            ssl.client_random(&mut client_random);
+            ssl.server_random(&mut server_random);
+            let master = MasterSecret::new(logged.master.expose()).map_err(Failure::keys)?;
+            let (receive, send) =
+                master.key_block(suite, &client_random, &server_random).map_err(Failure::keys)?;
+            Ok((receive, send, None))
+        }
+    }
+}

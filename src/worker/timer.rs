@@ -1,0 +1,248 @@
+//! Coarse deadlines for connections: one wheel per worker, turned every [`TICK`].
+//!
+//! Moving a deadline, which every byte of traffic does, writes one cell: no clock is read and no list is touched. When
+//! the wheel reaches the place of an entry whose deadline has moved, it puts the entry where it now belongs.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// The resolution of every deadline: it passes at most this much late.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Places of the wheel; a deadline further away than this many ticks comes by more than once.
+const PLACES: usize = 512;
+
+/// The deadlines of one worker.
+pub struct Wheel {
+    started: Instant,
+    now: Cell<u64>,
+    places: RefCell<Vec<Vec<Rc<Entry>>>>,
+}
+
+/// The deadline of one connection, which has one at a time.
+pub struct Watch {
+    wheel: Rc<Wheel>,
+    entry: Rc<Entry>,
+}
+
+/// The deadline has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired;
+
+struct Entry {
+    /// The tick at which the deadline passes.
+    deadline: Cell<u64>,
+    /// What [`Watch::touch`] adds to the present.
+    allowance: Cell<u64>,
+    is_expired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    place: Cell<usize>,
+    position: Cell<usize>,
+}
+
+impl Wheel {
+    /// An empty wheel whose first tick is `now`.
+    pub fn new(now: Instant) -> Rc<Self> {
+        let places = (0..PLACES).map(|_| Vec::new()).collect();
+        Rc::new(Self { started: now, now: Cell::new(0), places: RefCell::new(places) })
+    }
+
+    /// A deadline that passes after `allowance` unless it is moved.
+    pub fn watch(self: &Rc<Self>, allowance: Duration) -> Watch {
+        let entry = Rc::new(Entry {
+            deadline: Cell::new(0),
+            allowance: Cell::new(0),
+            is_expired: Cell::new(false),
+            waker: RefCell::new(None),
+            place: Cell::new(0),
+            position: Cell::new(0),
+        });
+        let watch = Watch { wheel: Rc::clone(self), entry };
+        watch.allow(allowance);
+        self.insert(Rc::clone(&watch.entry));
+        watch
+    }
+
+    /// Turns the wheel to `now` and wakes the tasks whose deadlines have passed.
+    pub fn advance_at(&self, now: Instant) {
+        let target = ticks(now.saturating_duration_since(self.started));
+        // After a long stall one round sees every place; further ones would see the same.
+        let first = (self.now.get() + 1).max(target.saturating_sub(PLACES as u64));
+        for tick in first..=target {
+            self.now.set(tick);
+            let due = std::mem::take(&mut self.places.borrow_mut()[place_of(tick)]);
+            for entry in due {
+                if entry.deadline.get() > tick {
+                    self.insert(entry);
+                } else {
+                    entry.is_expired.set(true);
+                    entry.place.set(PLACES);
+                    if let Some(waker) = entry.waker.take() {
+                        waker.wake();
+                    }
+                }
+            }
+        }
+        self.now.set(target.max(self.now.get()));
+    }
+
+    /// Puts an entry at its deadline, or one round ahead when that is further away.
+    fn insert(&self, entry: Rc<Entry>) {
+        let now = self.now.get();
+        let tick = entry.deadline.get().clamp(now + 1, now + PLACES as u64 - 1);
+        let place = place_of(tick);
+        let entries = &mut self.places.borrow_mut()[place];
+        entry.place.set(place);
+        entry.position.set(entries.len());
+        entries.push(entry);
+    }
+
+    fn remove(&self, entry: &Entry) {
+        let place = entry.place.get();
+        if place == PLACES {
+            return;
+        }
+        let entries = &mut self.places.borrow_mut()[place];
+        entries.swap_remove(entry.position.get());
+        if let Some(moved) = entries.get(entry.position.get()) {
+            moved.position.set(entry.position.get());
+        }
+    }
+}
+
+impl Watch {
+    /// Sets a new deadline: `allowance` from now, and again from each [`Watch::touch`].
+    pub fn allow(&self, allowance: Duration) {
+        self.entry.allowance.set(ticks(allowance).max(1) + 1);
+        self.touch();
+        // The entry may lie behind the new deadline; bring it forward.
+        if self.entry.place.get() != PLACES && Rc::strong_count(&self.entry) > 1 {
+            self.wheel.remove(&self.entry);
+            self.wheel.insert(Rc::clone(&self.entry));
+        }
+    }
+
+    /// Moves the deadline: there was progress.
+    pub fn touch(&self) {
+        self.entry.deadline.set(self.wheel.now.get() + self.entry.allowance.get());
+    }
+
+    /// Runs `future` until it is done or the deadline has passed, which drops it.
+    ///
+    /// Cancel safety: that of `future`.
+    ///
+    /// # Errors
+    /// [`Expired`] when the deadline has passed.
+    pub async fn guard<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| self.poll_guarded(future.as_mut(), context)).await
+    }
+
+    fn poll_guarded<F: Future>(
+        &self,
+        future: Pin<&mut F>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<F::Output, Expired>> {
+        if self.entry.is_expired.get() {
+            return Poll::Ready(Err(Expired));
+        }
+        let mut waker = self.entry.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        drop(waker);
+        future.poll(context).map(Ok)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.wheel.remove(&self.entry);
+    }
+}
+
+fn place_of(tick: u64) -> usize {
+    (tick % PLACES as u64) as usize
+}
+
+fn ticks(duration: Duration) -> u64 {
+    (duration.as_millis() / TICK.as_millis()) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(watch: &Watch) -> Option<Expired> {
+        let mut context = Context::from_waker(Waker::noop());
+        match watch.poll_guarded(pin!(std::future::pending::<()>()), &mut context) {
+            Poll::Ready(Err(expired)) => Some(expired),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        }
+    }
+
+    fn wheel() -> (Rc<Wheel>, Instant) {
+        let start = Instant::now();
+        (Wheel::new(start), start)
+    }
+
+    #[test]
+    fn deadline_passes_once_and_within_two_ticks() {
+        let (wheel, start) = wheel();
+        let watch = wheel.watch(Duration::from_secs(1));
+        wheel.advance_at(start + Duration::from_millis(1000));
+        assert_eq!(poll(&watch), None);
+        wheel.advance_at(start + Duration::from_millis(1200));
+        assert_eq!(poll(&watch), Some(Expired));
+    }
+
+    #[test]
+    fn touched_deadline_moves_by_its_allowance() {
+        let (wheel, start) = wheel();
+        let watch = wheel.watch(Duration::from_secs(60));
+        for second in 1..600 {
+            wheel.advance_at(start + Duration::from_secs(second));
+            watch.touch();
+            assert_eq!(poll(&watch), None, "at {second} s");
+        }
+        wheel.advance_at(start + Duration::from_secs(661));
+        assert_eq!(poll(&watch), Some(Expired));
+    }
+
+    #[test]
+    fn shorter_allowance_takes_effect_at_once() {
+        let (wheel, start) = wheel();
+        let watch = wheel.watch(Duration::from_secs(3600));
+        watch.allow(Duration::from_secs(1));
+        wheel.advance_at(start + Duration::from_secs(2));
+        assert_eq!(poll(&watch), Some(Expired));
+    }
+
+    #[test]
+    fn dropped_watch_leaves_nothing_behind() {
+        let (wheel, start) = wheel();
+        let mut watches: Vec<_> = (0..100).map(|_| wheel.watch(Duration::from_secs(5))).collect();
+        while watches.len() > 1 {
+            watches.swap_remove(watches.len() / 2);
+        }
+        assert_eq!(wheel.places.borrow().iter().map(Vec::len).sum::<usize>(), 1);
+        wheel.advance_at(start + Duration::from_secs(6));
+        assert_eq!(poll(&watches[0]), Some(Expired));
+        drop(watches);
+        assert_eq!(wheel.places.borrow().iter().map(Vec::len).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn stalled_worker_catches_up_with_every_deadline() {
+        let (wheel, start) = wheel();
+        let near = wheel.watch(Duration::from_secs(1));
+        let far = wheel.watch(Duration::from_secs(100_000));
+        wheel.advance_at(start + Duration::from_secs(50_000));
+        assert_eq!(poll(&near), Some(Expired));
+        assert_eq!(poll(&far), None);
+    }
+}
