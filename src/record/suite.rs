@@ -4,6 +4,9 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::protect::CryptoError;
+use crate::sys::kdf::Digest;
+
 /// A protocol version that Sluice negotiates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProtocolVersion {
@@ -32,6 +35,32 @@ impl Aead {
             Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
         }
     }
+
+    /// Length of the tag in bytes.
+    pub const fn tag_len(self) -> usize {
+        16
+    }
+
+    /// Bytes of nonce that each record carries: 8 with AES-GCM in TLS 1.2 (RFC 5288 section 3), otherwise none.
+    pub const fn explicit_nonce_len(self, version: ProtocolVersion) -> usize {
+        match (version, self) {
+            (ProtocolVersion::Tls12, Self::Aes128Gcm | Self::Aes256Gcm) => 8,
+            _ => 0,
+        }
+    }
+
+    /// Bytes behind the payload of a record: the tag, and in TLS 1.3 the content type.
+    pub const fn suffix_len(self, version: ProtocolVersion) -> usize {
+        match version {
+            ProtocolVersion::Tls13 => 1 + self.tag_len(),
+            ProtocolVersion::Tls12 => self.tag_len(),
+        }
+    }
+
+    /// Bytes by which a record without padding outgrows header and payload.
+    pub const fn expansion_len(self, version: ProtocolVersion) -> usize {
+        self.explicit_nonce_len(version) + self.suffix_len(version)
+    }
 }
 
 /// A cipher suite that Sluice negotiates: the three of TLS 1.3, and ECDHE with an AEAD in TLS 1.2.
@@ -53,6 +82,16 @@ impl CipherSuite {
     /// The suite with this IANA code point, if Sluice negotiates it.
     pub fn from_code(code: u16) -> Option<&'static Self> {
         SUITES.iter().find(|suite| suite.code == code)
+    }
+
+    /// Every suite that Sluice negotiates.
+    pub const fn all() -> &'static [Self] {
+        SUITES
+    }
+
+    /// The hash of the key schedule.
+    pub(super) const fn digest(&self) -> Digest {
+        if self.sha384 { Digest::Sha384 } else { Digest::Sha256 }
     }
 }
 
@@ -102,6 +141,14 @@ pub struct TrafficKeys {
     pub iv: [u8; 12],
     /// Sequence number of the next record.
     pub sequence: u64,
+}
+
+impl TrafficKeys {
+    /// Whether the key has the length that the algorithm asks for.
+    pub(super) fn check_key_len(&self) -> Result<(), CryptoError> {
+        let (got, expected) = (self.key.expose().len(), self.aead.key_len());
+        if got == expected { Ok(()) } else { Err(CryptoError::KeyLength { what: "AEAD key", got, expected }) }
+    }
 }
 
 impl Drop for TrafficKeys {

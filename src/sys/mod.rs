@@ -1,4 +1,5 @@
 //! System calls and OpenSSL functions that have no safe wrapper: the only unsafe code of the crate.
 
+pub mod kdf;
 pub mod socket;
 pub mod ssl;
