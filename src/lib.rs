@@ -17,5 +17,6 @@ pub mod server;
 pub mod sys;
 pub mod telemetry;
 pub mod ticket;
+pub mod timer;
 pub mod tls;
 pub mod worker;

@@ -5,6 +5,7 @@
 //! [`MasterSecret`] make the keys.
 
 mod alert;
+mod handover;
 mod header;
 mod key_schedule;
 pub mod limit;
@@ -15,6 +16,7 @@ mod seal;
 mod suite;
 
 pub use alert::{Alert, AlertDescription, AlertError, AlertLevel};
+pub use handover::{Handover, TrafficSecrets};
 pub use header::{ContentType, Framing, HEADER_LEN, HeaderError, RECORD_VERSION, RecordHeader, frame_protected};
 pub use key_schedule::{MasterSecret, TrafficSecret};
 pub use limit::PLAINTEXT_LEN_MAX;

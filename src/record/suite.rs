@@ -151,6 +151,13 @@ impl TrafficKeys {
     }
 }
 
+impl TrafficKeys {
+    /// AES-GCM in TLS 1.2: sets the explicit nonce of the next record to be sealed (RFC 5288 section 3).
+    pub fn set_explicit_nonce(&mut self, nonce: u64) {
+        self.iv[4..].copy_from_slice(&nonce.to_be_bytes());
+    }
+}
+
 impl Drop for TrafficKeys {
     fn drop(&mut self) {
         self.iv.zeroize();

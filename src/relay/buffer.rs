@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 /// Bytes of a small buffer: one record of the largest size, protected (RFC 8446 section 5.2).
-pub const SMALL_LEN: usize = 16 * 1024 + 320;
+pub(super) const SMALL_LEN: usize = 16 * 1024 + 320;
 /// Bytes of a large buffer: 16 records of the largest size. Larger ones measured no better, smaller ones worse.
 pub const LARGE_LEN: usize = 16 * SMALL_LEN;
 

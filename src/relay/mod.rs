@@ -1,1 +1,117 @@
-//! Moving bytes between client and backend.
+//! Moving bytes between client and backend once the handshake is done.
+//!
+//! The two directions of a connection run in one task: [`client_to_backend`] opens records, [`backend_to_client`] seals
+//! them. They share the client's sending side ([`client_writer`]), because control records go there from both.
+//! [`run`] joins them and says how the connection ended; what the sockets are told then is in [`close`].
+
+mod backend_to_client;
+mod buffer;
+mod client_to_backend;
+mod client_writer;
+mod close;
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+pub use buffer::{BufferPool, LARGE_LEN};
+pub use close::{close_without_backend, linger};
+
+use crate::record::{Handover, Opener, Sealer};
+use crate::sys::socket::Stream;
+use crate::telemetry::{CloseReason, WorkerMetrics};
+use crate::timer::Watch;
+use backend_to_client::BackendToClient;
+use client_to_backend::ClientToBackend;
+use client_writer::ClientWriter;
+use close::{Broken, Ended};
+
+/// What a relay works with: the sockets and what the worker lends.
+#[derive(Clone, Copy)]
+pub struct Sides<'a> {
+    /// The client's socket, beyond the handshake.
+    pub client: &'a Stream,
+    /// The backend's socket, connected.
+    pub backend: &'a Stream,
+    /// The worker's buffers.
+    pub pool: &'a Rc<BufferPool>,
+    /// The deadline of the connection.
+    pub watch: &'a Watch,
+    /// The worker's counters.
+    pub metrics: &'a WorkerMetrics,
+    /// How long without a byte ends the connection.
+    pub idle_timeout: Duration,
+    /// How long the client may take to answer our close.
+    pub close_timeout: Duration,
+}
+
+/// How a connection ended, and what its backend may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Whether the client said with close_notify that it sent everything. Only then may the backend read an end of
+    /// stream; otherwise it must see a reset, so that a truncated request never passes for a whole one.
+    pub client_finished: bool,
+}
+
+/// Relays until both directions have ended, one of them breaks, or the deadline passes. On return the client has been
+/// told what it is to be told; closing the sockets is left to the caller.
+///
+/// Cancel safety: not safe; dropped, it leaves the connection to be closed.
+pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
+    let suite = handover.suite;
+    let (sealer, opener) = match (Sealer::new(handover.send), Opener::new(handover.receive)) {
+        (Ok(sealer), Ok(opener)) => (sealer, opener),
+        (Err(error), _) | (_, Err(error)) => return close::internal(&error),
+    };
+    let sealer = match handover.max_fragment_length {
+        Some(limit) => sealer.with_fragment_len(usize::from(limit)),
+        None => sealer,
+    };
+    let (client_secret, server_secret) = handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
+    let writer = ClientWriter::new(sides, sealer, server_secret, suite);
+    let mut opening = ClientToBackend::new(sides, &writer, opener, client_secret, suite);
+    let sealing = BackendToClient::new(sides, &writer);
+    sides.watch.allow(sides.idle_timeout);
+    let result = sides.watch.guard(join(opening.run(handover.leftover), sealing.run())).await;
+    let client_end = opening.end();
+    let reason = match result {
+        Ok(Ok(first)) => close::finished(first, client_end),
+        Ok(Err(broken)) => close::tell_client(sides, &writer, broken).await,
+        Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,
+        Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
+        Err(_) => close::idle(sides, &writer).await,
+    };
+    Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed) }
+}
+
+/// Runs both directions to their ends and says which came first; the first that breaks ends both.
+async fn join(
+    client_to_backend: impl Future<Output = Result<Ended, Broken>>,
+    backend_to_client: impl Future<Output = Result<Ended, Broken>>,
+) -> Result<Ended, Broken> {
+    let (mut opening, mut sealing) = (pin!(client_to_backend), pin!(backend_to_client));
+    let (mut opening_is_open, mut sealing_is_open) = (true, true);
+    let mut first = None;
+    std::future::poll_fn(|context| {
+        if opening_is_open
+            && let Poll::Ready(result) = opening.as_mut().poll(context)
+        {
+            opening_is_open = false;
+            first.get_or_insert(result?);
+        }
+        if sealing_is_open
+            && let Poll::Ready(result) = sealing.as_mut().poll(context)
+        {
+            sealing_is_open = false;
+            first.get_or_insert(result?);
+        }
+        match first {
+            Some(first) if !opening_is_open && !sealing_is_open => Poll::Ready(Ok(first)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}

@@ -1,5 +1,6 @@
 //! System calls and OpenSSL functions that have no safe wrapper: the only unsafe code of the crate.
 
+pub mod allocator;
 pub mod kdf;
 pub mod socket;
 pub mod ssl;

@@ -6,10 +6,9 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use monoio::net::TcpStream;
-use nix::sys::socket::SockFlag;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Most parts that one vectored call takes; further ones wait for the next call (UIO_MAXIOV is 1024).
@@ -137,25 +136,19 @@ impl Stream {
         self.options().take_error()
     }
 
-    /// The descriptor, for options and for calls that a sibling module makes.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `inner` keeps the descriptor open for at least the lifetime of the borrow of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.raw()) }
-    }
-
-    /// Ends both sides at once, which wakes everybody who waits for the socket. `descriptor` must not have been closed:
-    /// the timer that calls this is disarmed before its connection's sockets close.
-    pub fn shutdown_both(descriptor: RawFd) {
-        let _ = nix::sys::socket::shutdown(descriptor, nix::sys::socket::Shutdown::Both);
-    }
-
-    /// The raw descriptor, valid as long as the stream.
-    pub fn raw(&self) -> RawFd {
+    fn raw(&self) -> RawFd {
         self.inner.as_raw_fd()
     }
 
     fn options(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(&self.inner)
+        socket2::SockRef::from(self)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `inner` keeps the descriptor open for at least the lifetime of the borrow of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.raw()) }
     }
 }
 
@@ -184,16 +177,24 @@ impl Acceptor {
         self.readiness.readable().await
     }
 
-    /// Accepts one connection: non-blocking, closed on exec.
+    /// Accepts one connection, non-blocking and closed on exec, with the address of its client.
     ///
     /// # Errors
     /// `WouldBlock` when none is there; otherwise what accept4(2) says, which includes the errors of a connection that
     /// failed before it was accepted.
-    pub fn accept(&self) -> io::Result<OwnedFd> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let descriptor = nix::sys::socket::accept4(self.readiness.raw(), flags)?;
+    pub fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let accept = |storage: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            // SAFETY: `storage` and `len` point to a live address buffer and its size, which accept4 fills.
+            let descriptor = unsafe { libc::accept4(self.readiness.raw(), storage.cast(), len, flags) };
+            if descriptor < 0 { Err(io::Error::last_os_error()) } else { Ok(descriptor) }
+        };
+        // SAFETY: when it succeeds, accept4 has initialised the address and its length.
+        let (descriptor, address) = unsafe { SockAddr::try_init(accept) }?;
         // SAFETY: accept4 returned a new descriptor that nobody else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+        let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok((socket, address))
     }
 }
 

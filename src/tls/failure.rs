@@ -5,8 +5,8 @@ use std::io;
 use openssl::error::ErrorStack;
 use openssl::ssl;
 
-use crate::label_enum;
 use crate::record::{AlertDescription, CryptoError};
+use crate::telemetry::FailureReason;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,38 +67,6 @@ pub enum Failure {
     Internal(&'static str),
 }
 
-label_enum! {
-    /// Why a handshake failed, as counted.
-    pub enum FailureReason as "reason" {
-        /// A request in plain HTTP.
-        PlainHttp = "plain_http",
-        /// An SSL 2.0 hello.
-        Sslv2Hello = "sslv2_hello",
-        /// Bytes that are no TLS.
-        NotTls = "not_tls",
-        /// A record or a handshake longer than allowed.
-        TooLong = "too_long",
-        /// The client's alert.
-        AlertReceived = "alert_received",
-        /// No version in common.
-        Version = "version",
-        /// No suite, group or signature algorithm in common.
-        NothingInCommon = "nothing_in_common",
-        /// No ALPN protocol in common.
-        Alpn = "alpn",
-        /// Any other violation of the protocol.
-        Protocol = "protocol",
-        /// Closed before the first byte.
-        ClosedSilently = "closed_silently",
-        /// Closed or reset midway.
-        Closed = "closed",
-        /// The deadline passed.
-        TimedOut = "timed_out",
-        /// Trouble on our side.
-        Internal = "internal",
-    }
-}
-
 /// The longest record a handshake may contain: 2^14 bytes and what protection may add (RFC 8446 section 5.2, and
 /// RFC 5246 section 6.2.3 is 1792 bytes more generous, which no AEAD suite needs).
 const RECORD_LEN_MAX: usize = (1 << 14) + 256;
@@ -134,6 +102,15 @@ impl Failure {
             // An alert means nothing to an HTTP client.
             _ => None,
         }
+    }
+
+    /// Whether the client was sent an alert that it should get the time to read.
+    pub fn has_alert(&self) -> bool {
+        let found_by_openssl = matches!(
+            self,
+            Self::NoCommonVersion(_) | Self::NothingInCommon(_) | Self::NoCommonAlpn | Self::Protocol(_)
+        );
+        found_by_openssl || self.own_alert().is_some()
     }
 
     /// Looks at the first bytes of a connection, as many as there are, for what cannot become a TLS handshake.

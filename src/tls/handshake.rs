@@ -11,7 +11,9 @@ use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream, SslVersion}
 
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
-use crate::record::{CipherSuite, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret};
+use crate::record::{
+    CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets,
+};
 use crate::sys;
 
 /// Most bytes that a client may send in one handshake: a ClientHello, and a certificate chain of the 100 KiB that
@@ -46,8 +48,6 @@ pub enum HandshakeKind {
 
 /// What a handshake leaves behind: the connection's facts and the keys of both directions.
 pub struct Established {
-    /// The negotiated suite, which names the version too.
-    pub suite: &'static CipherSuite,
     /// Full handshake or resumption.
     pub kind: HandshakeKind,
     /// The key-exchange group; none in a TLS 1.2 resumption.
@@ -56,24 +56,8 @@ pub struct Established {
     pub server_name: Option<String>,
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
-    /// The largest plaintext per record that the client accepts, when it asked for less than 2^14 (RFC 6066).
-    pub max_fragment_length: Option<u16>,
-    /// Keys and position of the client's records.
-    pub receive: TrafficKeys,
-    /// Keys and position of our records.
-    pub send: TrafficKeys,
-    /// TLS 1.3: what a KeyUpdate derives the next keys from.
-    pub traffic_secrets: Option<TrafficSecrets>,
-    /// What the client sent behind the handshake: protected records, the last one perhaps not whole.
-    pub leftover: Vec<u8>,
-}
-
-/// The current traffic secrets of both directions (RFC 8446 section 7.2).
-pub struct TrafficSecrets {
-    /// Protects what the client sends.
-    pub client: TrafficSecret,
-    /// Protects what we send.
-    pub server: TrafficSecret,
+    /// What record protection goes on with.
+    pub handover: Handover,
 }
 
 impl Handshake {
@@ -115,7 +99,7 @@ impl Handshake {
     /// # Errors
     /// When the key log delivered no secrets or OpenSSL negotiated what was never offered: bugs, or a crippled library.
     pub fn finish(mut self) -> Result<Established, Failure> {
-        let leftover = std::mem::take(&mut self.stream.get_mut().unread);
+        let leftover = self.stream.get_mut().take_leftover();
         // Without this SSL_free would take the connection for a broken one and forget the session.
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         let ssl = self.stream.ssl();
@@ -128,16 +112,18 @@ impl Handshake {
             send.set_explicit_nonce(nonce.wrapping_add(1));
         }
         Ok(Established {
-            suite,
             kind: if ssl.session_reused() { HandshakeKind::Resumed } else { HandshakeKind::Full },
             group: sys::ssl::group_name(ssl).map(str::to_owned),
             server_name: ssl.servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
-            max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
-            receive,
-            send,
-            traffic_secrets,
-            leftover,
+            handover: Handover {
+                suite,
+                max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
+                receive,
+                send,
+                traffic_secrets,
+                leftover,
+            },
         })
     }
 
@@ -193,6 +179,14 @@ impl Wire {
         self.has_framed = true;
         self.exposed_len = record_len;
         Ok(true)
+    }
+
+    /// What stands behind the last record that OpenSSL was shown.
+    fn take_leftover(&mut self) -> Vec<u8> {
+        let mut leftover = std::mem::take(&mut self.unread);
+        leftover.drain(..self.exposed_len);
+        leftover.shrink_to_fit();
+        leftover
     }
 
     /// Adds the alert that a failure found before OpenSSL saw the bytes deserves.

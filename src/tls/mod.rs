@@ -4,11 +4,12 @@ mod accept;
 mod context;
 mod failure;
 mod handshake;
+pub mod identity;
 mod secrets;
 mod settings;
 
 pub use accept::accept;
 pub use context::Context;
-pub use failure::{Failure, FailureReason};
-pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress, TrafficSecrets};
+pub use failure::{Failure};
+pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};
 pub use settings::{CertificateFiles, Policy, Settings};

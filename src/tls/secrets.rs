@@ -10,19 +10,24 @@ use openssl::ssl::SslContextBuilder;
 use zeroize::Zeroize;
 
 /// The longest secret: the output of SHA-384, and the master secret of TLS 1.2.
-pub const SECRET_LEN_MAX: usize = 48;
+const SECRET_LEN_MAX: usize = 48;
 
 /// A secret as it came from the key log; wiped on drop, never printed.
-#[derive(Default)]
-pub struct LoggedSecret {
+pub(super) struct LoggedSecret {
     bytes: [u8; SECRET_LEN_MAX],
     len: usize,
 }
 
 impl LoggedSecret {
     /// The secret; empty when the callback never ran.
-    pub fn expose(&self) -> &[u8] {
+    pub(super) fn expose(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+}
+
+impl Default for LoggedSecret {
+    fn default() -> Self {
+        Self { bytes: [0; SECRET_LEN_MAX], len: 0 }
     }
 }
 
@@ -34,20 +39,20 @@ impl Drop for LoggedSecret {
 
 /// What the key log of one handshake delivered so far.
 #[derive(Default)]
-pub struct HandshakeSecrets {
+pub(super) struct HandshakeSecrets {
     /// TLS 1.3: the client's first application traffic secret (RFC 8446 section 7.1).
-    pub client_traffic: LoggedSecret,
+    pub(super) client_traffic: LoggedSecret,
     /// TLS 1.3: the server's first application traffic secret.
-    pub server_traffic: LoggedSecret,
+    pub(super) server_traffic: LoggedSecret,
     /// TLS 1.2: the master secret.
-    pub master: LoggedSecret,
+    pub(super) master: LoggedSecret,
 }
 
 /// Makes every handshake of the context deliver its secrets to [`capture`].
 ///
 /// OpenSSL takes the callback from the context that is current when a secret is made: each context that a handshake
 /// may switch to needs it.
-pub fn install(context: &mut SslContextBuilder) {
+pub(super) fn install(context: &mut SslContextBuilder) {
     context.set_keylog_callback(|_, line| {
         CURRENT.with_borrow_mut(|current| {
             if let Some(secrets) = current {
@@ -58,7 +63,7 @@ pub fn install(context: &mut SslContextBuilder) {
 }
 
 /// Runs `drive`, a call into OpenSSL, with `secrets` as the place that the key log writes to.
-pub fn capture<T>(secrets: &mut Option<Box<HandshakeSecrets>>, drive: impl FnOnce() -> T) -> T {
+pub(super) fn capture<T>(secrets: &mut Option<Box<HandshakeSecrets>>, drive: impl FnOnce() -> T) -> T {
     CURRENT.set(secrets.take());
     let result = drive();
     *secrets = CURRENT.take();

@@ -40,6 +40,7 @@ struct Entry {
     allowance: Cell<u64>,
     is_expired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Index of the place that holds the entry; [`PLACES`] when none does.
     place: Cell<usize>,
     position: Cell<usize>,
 }
@@ -58,13 +59,17 @@ impl Wheel {
             allowance: Cell::new(0),
             is_expired: Cell::new(false),
             waker: RefCell::new(None),
-            place: Cell::new(0),
+            place: Cell::new(PLACES),
             position: Cell::new(0),
         });
         let watch = Watch { wheel: Rc::clone(self), entry };
         watch.allow(allowance);
-        self.insert(Rc::clone(&watch.entry));
         watch
+    }
+
+    /// Whole seconds since the wheel was made, as of its last turn.
+    pub fn seconds(&self) -> u64 {
+        self.now.get() * TICK.as_millis() as u64 / 1000
     }
 
     /// Turns the wheel to `now` and wakes the tasks whose deadlines have passed.
@@ -106,6 +111,7 @@ impl Wheel {
         if place == PLACES {
             return;
         }
+        entry.place.set(PLACES);
         let entries = &mut self.places.borrow_mut()[place];
         entries.swap_remove(entry.position.get());
         if let Some(moved) = entries.get(entry.position.get()) {
@@ -119,11 +125,17 @@ impl Watch {
     pub fn allow(&self, allowance: Duration) {
         self.entry.allowance.set(ticks(allowance).max(1) + 1);
         self.touch();
-        // The entry may lie behind the new deadline; bring it forward.
-        if self.entry.place.get() != PLACES && Rc::strong_count(&self.entry) > 1 {
+        if !self.entry.is_expired.get() {
+            // The entry may lie behind the new deadline; bring it forward.
             self.wheel.remove(&self.entry);
             self.wheel.insert(Rc::clone(&self.entry));
         }
+    }
+
+    /// As [`Watch::allow`], also after the deadline has passed.
+    pub fn restart(&self, allowance: Duration) {
+        self.entry.is_expired.set(false);
+        self.allow(allowance);
     }
 
     /// Moves the deadline: there was progress.

@@ -1,0 +1,65 @@
+//! Connecting to a server.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::SockAddr;
+
+use super::choose::Servers;
+use crate::sys::socket::{self, Connecting, Stream};
+use crate::telemetry::{DialResult, WorkerMetrics};
+use crate::timer::Watch;
+
+/// No server of the backend could be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// Connects to the first server that answers, beginning with the one whose turn it is; each gets `connect_timeout`.
+///
+/// Cancel safety: safe; a connection attempt in progress is given up.
+///
+/// # Errors
+/// [`Unavailable`] when each server was tried; each failure has been counted and logged.
+pub async fn dial(
+    servers: &Servers,
+    connect_timeout: Duration,
+    watch: &Watch,
+    metrics: &WorkerMetrics,
+) -> Result<Stream, Unavailable> {
+    for (server, address) in servers.in_turn() {
+        watch.restart(connect_timeout);
+        let (result, error) = match watch.guard(connect(address)).await {
+            Ok(Ok(stream)) => {
+                metrics.dials.of(DialResult::Connected).increment();
+                return Ok(stream);
+            }
+            Ok(Err(error)) => (sort(&error), error),
+            Err(_) => (DialResult::TimedOut, io::ErrorKind::TimedOut.into()),
+        };
+        metrics.dials.of(result).increment();
+        tracing::warn!(backend = servers.name(), %server, %error, "server could not be reached");
+    }
+    Err(Unavailable)
+}
+
+async fn connect(address: &SockAddr) -> io::Result<Stream> {
+    match socket::connect(address)? {
+        Connecting::Connected(socket) => Stream::new(socket),
+        Connecting::InProgress(socket) => {
+            let stream = Stream::new(socket)?;
+            stream.writable().await?;
+            match stream.take_error()? {
+                None => Ok(stream),
+                Some(error) => Err(error),
+            }
+        }
+    }
+}
+
+fn sort(error: &io::Error) -> DialResult {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => DialResult::Refused,
+        io::ErrorKind::TimedOut => DialResult::TimedOut,
+        _ => DialResult::Failed,
+    }
+}

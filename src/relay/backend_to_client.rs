@@ -1,0 +1,91 @@
+//! Backend to client: receive into the payloads of records, seal them where they are, send them in one call.
+
+use std::cell::Cell;
+use std::io;
+
+use super::Sides;
+use super::buffer::{SMALL_LEN, Size};
+use super::client_writer::ClientWriter;
+use super::close::{Broken, Ended};
+use crate::record::Alert;
+use crate::telemetry::{Direction, RelayPath};
+
+pub(super) struct BackendToClient<'a> {
+    sides: Sides<'a>,
+    writer: &'a ClientWriter<'a>,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The backend's end of stream was passed on.
+    Ended,
+}
+
+impl<'a> BackendToClient<'a> {
+    pub(super) fn new(sides: Sides<'a>, writer: &'a ClientWriter<'a>) -> Self {
+        Self { sides, writer, state: Cell::new(State::Open) }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended
+    }
+
+    /// Relays until the backend closes, then closes towards the client.
+    pub(super) async fn run(&self) -> Result<Ended, Broken> {
+        let mut size = Size::Small;
+        loop {
+            self.sides.backend.readable().await.map_err(Broken::Backend)?;
+            // Wait first, then take a buffer: an idle connection holds none.
+            match self.turn(size).await? {
+                Turn::Moved(next) => size = next,
+                Turn::NothingThere => {}
+                Turn::EndOfStream => break,
+            }
+        }
+        self.writer.queue_alert(Alert::CLOSE_NOTIFY)?;
+        self.writer.flush().await.map_err(Broken::Client)?;
+        self.sides.client.shutdown_send();
+        self.state.set(State::Ended);
+        self.sides.watch.allow(self.sides.close_timeout);
+        Ok(Ended::BackendClosed)
+    }
+
+    /// Moves what one buffer holds.
+    async fn turn(&self, size: Size) -> Result<Turn, Broken> {
+        let Sides { backend, pool, watch, metrics, .. } = self.sides;
+        let mut buffer = pool.take(size);
+        self.writer.reserve(self.writer.slots(buffer.len()))?;
+        // Before anything is sealed: a control record that was sealed earlier must go out earlier.
+        if self.writer.has_queued() {
+            self.writer.flush().await.map_err(Broken::Client)?;
+        }
+        let received = match self.writer.receive_payloads(backend, &mut buffer) {
+            Ok(0) => return Ok(Turn::EndOfStream),
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::NothingThere),
+            Err(error) => return Err(Broken::Backend(error)),
+        };
+        watch.touch();
+        let sealed = self.writer.seal_payloads(&mut buffer, received)?;
+        self.writer.send_data(&buffer[..sealed]).await.map_err(Broken::Client)?;
+        metrics.relay_bytes.of(Direction::BackendToClient).of(RelayPath::Userspace).add(received as u64);
+        Ok(Turn::Moved(next_size(received, size)))
+    }
+}
+
+enum Turn {
+    Moved(Size),
+    NothingThere,
+    EndOfStream,
+}
+
+/// A full small buffer calls for a large one; a large one that brought no more than a small one would is given up.
+fn next_size(received: usize, size: Size) -> Size {
+    let is_bulk = match size {
+        Size::Small => received >= SMALL_LEN / 64 * 63,
+        Size::Large => received >= SMALL_LEN,
+    };
+    if is_bulk { Size::Large } else { Size::Small }
+}

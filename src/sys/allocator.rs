@@ -1,0 +1,38 @@
+//! One allocator for Rust and OpenSSL.
+//!
+//! A handshake makes hundreds of small allocations inside OpenSSL; mimalloc serves them for less than glibc does, and
+//! gives the memory back in pieces that the next handshake reuses.
+
+use std::ffi::{c_char, c_int, c_void};
+
+/// Makes OpenSSL allocate with mimalloc; false when OpenSSL has allocated before, which leaves it with its own.
+///
+/// To be called as the first statement of `main`.
+pub fn adopt_openssl() -> bool {
+    // SAFETY: the three functions have the types that OpenSSL declares and are thread-safe, and blocks from one may be
+    // passed to the others, because all of them are mimalloc's.
+    unsafe { CRYPTO_set_mem_functions(allocate, reallocate, release) == 1 }
+}
+
+unsafe extern "C" fn allocate(len: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
+    // SAFETY: mi_malloc takes any length.
+    unsafe { libmimalloc_sys::mi_malloc(len) }
+}
+
+unsafe extern "C" fn reallocate(block: *mut c_void, len: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
+    // SAFETY: OpenSSL hands back null or a block that `allocate` or `reallocate` returned.
+    unsafe { libmimalloc_sys::mi_realloc(block, len) }
+}
+
+unsafe extern "C" fn release(block: *mut c_void, _file: *const c_char, _line: c_int) {
+    // SAFETY: as in `reallocate`; OpenSSL does not use the block afterwards.
+    unsafe { libmimalloc_sys::mi_free(block) }
+}
+
+type Allocate = unsafe extern "C" fn(usize, *const c_char, c_int) -> *mut c_void;
+type Reallocate = unsafe extern "C" fn(*mut c_void, usize, *const c_char, c_int) -> *mut c_void;
+type Release = unsafe extern "C" fn(*mut c_void, *const c_char, c_int);
+
+unsafe extern "C" {
+    fn CRYPTO_set_mem_functions(allocate: Allocate, reallocate: Reallocate, release: Release) -> c_int;
+}

@@ -1,0 +1,151 @@
+//! Every label with its closed set of values.
+
+use crate::label_enum;
+use crate::record::ProtocolVersion;
+
+label_enum! {
+    /// Why a connection ended.
+    pub enum CloseReason as "reason" {
+        /// The client closed first, with close_notify.
+        ClientClosed = "client_closed",
+        /// The backend closed first.
+        BackendClosed = "backend_closed",
+        /// The client closed without close_notify while the backend was still open.
+        ClientTruncated = "client_truncated",
+        /// The client's socket failed: reset, or gone.
+        ClientFailed = "client_failed",
+        /// The backend's socket failed.
+        BackendFailed = "backend_failed",
+        /// No server of the backend could be reached.
+        BackendUnavailable = "backend_unavailable",
+        /// The client sent a fatal alert.
+        AlertReceived = "alert_received",
+        /// A record was forged, damaged or malformed.
+        BadRecord = "bad_record",
+        /// The client broke a rule of the protocol after the handshake.
+        ProtocolViolation = "protocol_violation",
+        /// No byte in either direction for the idle time-out.
+        IdleTimeout = "idle_timeout",
+        /// The client did not answer our close in time.
+        CloseTimeout = "close_timeout",
+        /// TLS 1.2: the key has protected as much as it may.
+        RecordLimit = "record_limit",
+        /// The handshake did not complete.
+        HandshakeFailed = "handshake_failed",
+        /// The process is going down.
+        Drained = "drained",
+        /// A bug here, contained.
+        Internal = "internal",
+    }
+}
+
+label_enum! {
+    /// Why a handshake failed, as counted.
+    pub enum FailureReason as "reason" {
+        /// A request in plain HTTP.
+        PlainHttp = "plain_http",
+        /// An SSL 2.0 hello.
+        Sslv2Hello = "sslv2_hello",
+        /// Bytes that are no TLS.
+        NotTls = "not_tls",
+        /// A record or a handshake longer than allowed.
+        TooLong = "too_long",
+        /// The client's alert.
+        AlertReceived = "alert_received",
+        /// No version in common.
+        Version = "version",
+        /// No suite, group or signature algorithm in common.
+        NothingInCommon = "nothing_in_common",
+        /// No ALPN protocol in common.
+        Alpn = "alpn",
+        /// Any other violation of the protocol.
+        Protocol = "protocol",
+        /// Closed before the first byte.
+        ClosedSilently = "closed_silently",
+        /// Closed or reset midway.
+        Closed = "closed",
+        /// The deadline passed.
+        TimedOut = "timed_out",
+        /// Trouble on our side.
+        Internal = "internal",
+    }
+}
+
+label_enum! {
+    /// Which way bytes went.
+    pub enum Direction as "direction" {
+        /// From the client to the backend.
+        ClientToBackend = "client_to_backend",
+        /// From the backend to the client.
+        BackendToClient = "backend_to_client",
+    }
+}
+
+label_enum! {
+    /// Who protected the records, and how the bytes moved.
+    pub enum RelayPath as "path" {
+        /// Our own record layer.
+        Userspace = "userspace",
+        /// Kernel TLS, through a buffer.
+        KernelCopy = "kernel_copy",
+        /// Kernel TLS, through a pipe.
+        KernelSplice = "kernel_splice",
+    }
+}
+
+label_enum! {
+    /// The negotiated version.
+    pub enum Version as "version" {
+        /// TLS 1.2.
+        Tls12 = "1.2",
+        /// TLS 1.3.
+        Tls13 = "1.3",
+    }
+}
+
+impl From<ProtocolVersion> for Version {
+    fn from(version: ProtocolVersion) -> Self {
+        match version {
+            ProtocolVersion::Tls12 => Self::Tls12,
+            ProtocolVersion::Tls13 => Self::Tls13,
+        }
+    }
+}
+
+label_enum! {
+    /// Full handshake or resumption.
+    pub enum Kind as "kind" {
+        /// With certificate.
+        Full = "full",
+        /// With a ticket.
+        Resumed = "resumed",
+    }
+}
+
+label_enum! {
+    /// Why a connection could not be accepted.
+    pub enum AcceptError as "error" {
+        /// The process or the machine is out of descriptors (EMFILE, ENFILE).
+        Descriptors = "descriptors",
+        /// The kernel is out of memory (ENOBUFS, ENOMEM).
+        Memory = "memory",
+        /// The connection failed before it was accepted.
+        Aborted = "aborted",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label_enum! {
+    /// How an attempt to reach a server ended.
+    pub enum DialResult as "result" {
+        /// Connected.
+        Connected = "connected",
+        /// Refused, or no such socket.
+        Refused = "refused",
+        /// No answer within the time-out.
+        TimedOut = "timed_out",
+        /// Anything else.
+        Failed = "failed",
+    }
+}

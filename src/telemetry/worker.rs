@@ -1,0 +1,38 @@
+//! What one worker counts.
+
+use super::cell::{ByLabel, Counter, Gauge};
+use super::label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, Kind, RelayPath, Version};
+
+/// The counters of one worker: written by it alone, read by the scrape.
+///
+/// Aligned so that two workers never write to one pair of cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    /// Connections accepted.
+    pub connections_accepted: Counter,
+    /// Client connections open now.
+    pub connections_open: Gauge,
+    /// Connections ended, by why.
+    pub connections_closed: ByLabel<CloseReason>,
+    /// Failures of accept4.
+    pub accept_errors: ByLabel<AcceptError>,
+    /// Times that accepting paused because the worker had as many connections as it may.
+    pub connection_limit_reached: Counter,
+    /// Handshakes completed.
+    pub handshakes: ByLabel<Version, ByLabel<Kind>>,
+    /// Handshakes failed, by why.
+    pub handshakes_failed: ByLabel<FailureReason>,
+    /// Attempts to reach a server.
+    pub dials: ByLabel<DialResult>,
+    /// Payload bytes relayed.
+    pub relay_bytes: ByLabel<Direction, ByLabel<RelayPath>>,
+    /// KeyUpdates received.
+    pub key_updates_received: Counter,
+    /// KeyUpdates sent because a key had protected as much as it may, or because the client asked.
+    pub key_updates_sent: Counter,
+    /// TLS 1.2 renegotiations refused.
+    pub renegotiations_refused: Counter,
+    /// Panics in a connection, each contained.
+    pub panics: Counter,
+}

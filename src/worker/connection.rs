@@ -1,0 +1,123 @@
+//! The life of a connection: the one place that orders its phases.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::context::{Listener, Place, WorkerContext};
+use crate::relay::{self, Sides};
+use crate::sys::socket::Stream;
+use crate::telemetry::{CloseReason, Kind, Label};
+use crate::timer::Watch;
+use crate::tls::{self, Established, Failure, HandshakeKind};
+use crate::backend;
+
+/// Serves one connection from its first byte to its last, and counts how it ended. A panic is contained: it ends this
+/// connection only.
+pub(super) async fn serve(
+    socket: OwnedFd,
+    client: SocketAddr,
+    listener: Rc<Listener>,
+    worker: Rc<WorkerContext>,
+    place: Place,
+) {
+    let reason = match contain(phases(socket, client, &listener, &worker)).await {
+        Ok(reason) => reason,
+        Err(Panicked) => {
+            worker.metrics.panics.increment();
+            tracing::error!(listener = listener.name, %client, "a connection panicked: this is a bug, please report it");
+            CloseReason::Internal
+        }
+    };
+    worker.metrics.connections_closed.of(reason).increment();
+    tracing::debug!(listener = listener.name, %client, reason = reason.label(), "connection closed");
+    drop(place);
+}
+
+/// Handshake, dial, relay, close.
+async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker: &WorkerContext) -> CloseReason {
+    let stream = match Stream::new(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!(%client, %error, "the runtime refused a socket");
+            return CloseReason::Internal;
+        }
+    };
+    let watch = worker.wheel.watch(listener.timeouts.handshake);
+
+    let established = match watch.guard(tls::accept(&stream, &listener.tls)).await.unwrap_or(Err(Failure::TimedOut)) {
+        Ok(established) => established,
+        Err(failure) => {
+            report(&failure, client, listener, worker);
+            refuse(stream, &failure, &watch).await;
+            return CloseReason::HandshakeFailed;
+        }
+    };
+    count(&established, worker);
+
+    let dialled = backend::dial(&listener.servers, listener.connect_timeout, &watch, &worker.metrics).await;
+    let Ok(server) = dialled else {
+        relay::close_without_backend(&stream, &watch, established.handover).await;
+        stream.close();
+        return CloseReason::BackendUnavailable;
+    };
+
+    let sides = Sides {
+        client: &stream,
+        backend: &server,
+        pool: &worker.pool,
+        watch: &watch,
+        metrics: &worker.metrics,
+        idle_timeout: listener.timeouts.idle,
+        close_timeout: listener.timeouts.close,
+    };
+    let outcome = relay::run(sides, established.handover).await;
+
+    drop(watch);
+    if outcome.client_finished { server.close() } else { server.reset() }
+    stream.close();
+    outcome.reason
+}
+
+fn count(established: &Established, worker: &WorkerContext) {
+    let kind = match established.kind {
+        HandshakeKind::Full => Kind::Full,
+        HandshakeKind::Resumed => Kind::Resumed,
+    };
+    worker.metrics.handshakes.of(established.handover.suite.version.into()).of(kind).increment();
+}
+
+fn report(failure: &Failure, client: SocketAddr, listener: &Listener, worker: &WorkerContext) {
+    let reason = failure.reason();
+    worker.metrics.handshakes_failed.of(reason).increment();
+    if let Some(suppressed) = worker.failure_log.pass_at(worker.wheel.seconds()) {
+        let reason = reason.label();
+        tracing::info!(listener = listener.name, %client, reason, error = %failure, suppressed, "handshake failed");
+    }
+}
+
+/// Closes after a failed handshake, so that the client can still read the alert.
+async fn refuse(stream: Stream, failure: &Failure, watch: &Watch) {
+    if failure.has_alert() {
+        relay::linger(&stream, watch).await;
+    }
+    stream.close();
+}
+
+/// The future panicked.
+#[derive(Debug)]
+struct Panicked;
+
+async fn contain<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}

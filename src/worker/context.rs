@@ -1,0 +1,155 @@
+//! What every connection of a worker works with.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::settings::Timeouts;
+use crate::backend::Servers;
+use crate::relay::BufferPool;
+use crate::telemetry::WorkerMetrics;
+use crate::timer::Wheel;
+use crate::tls;
+
+/// The worker's own things; nothing in it is shared with another thread but the counters.
+pub(super) struct WorkerContext {
+    pub(super) pool: Rc<BufferPool>,
+    pub(super) wheel: Rc<Wheel>,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    pub(super) failure_log: LogLimit,
+    open_count: Cell<usize>,
+    connections_max: usize,
+    is_draining: Cell<bool>,
+    /// Who waits for room, for the drain to begin, or for the last connection to end.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// One listener as this worker serves it.
+pub(super) struct Listener {
+    pub(super) name: String,
+    pub(super) tls: tls::Context,
+    pub(super) servers: Rc<Servers>,
+    pub(super) connect_timeout: Duration,
+    pub(super) timeouts: Timeouts,
+}
+
+/// A place among the worker's connections; dropped, it is free again.
+pub(super) struct Place {
+    worker: Rc<WorkerContext>,
+}
+
+impl WorkerContext {
+    pub(super) fn new(connections_max: usize, buffer_bytes_max: usize, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+        Rc::new(Self {
+            pool: BufferPool::new(buffer_bytes_max),
+            wheel: Wheel::new(Instant::now()),
+            metrics,
+            failure_log: LogLimit::default(),
+            open_count: Cell::new(0),
+            connections_max,
+            is_draining: Cell::new(false),
+            waiting: RefCell::default(),
+        })
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.open_count.get() < self.connections_max
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    pub(super) fn open_count(&self) -> usize {
+        self.open_count.get()
+    }
+
+    /// Takes a place for a connection that was accepted.
+    pub(super) fn take_place(self: &Rc<Self>) -> Place {
+        self.open_count.set(self.open_count.get() + 1);
+        self.metrics.connections_accepted.increment();
+        self.metrics.connections_open.add(1);
+        Place { worker: Rc::clone(self) }
+    }
+
+    pub(super) fn start_draining(&self) {
+        self.is_draining.set(true);
+        self.wake_all();
+    }
+
+    /// Waits until `condition` holds; it is looked at again whenever a connection ends and when the drain begins.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn until(&self, condition: impl Fn(&Self) -> bool) {
+        std::future::poll_fn(|context| {
+            if condition(self) {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn wake_all(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.open_count.set(self.worker.open_count.get() - 1);
+        self.worker.metrics.connections_open.add(-1);
+        if !self.worker.waiting.borrow().is_empty() {
+            self.worker.wake_all();
+        }
+    }
+}
+
+/// Lets a bounded number of lines per second through, so that an attack does not turn into a flood of log lines; every
+/// failure is counted in the metrics all the same.
+#[derive(Default)]
+pub(super) struct LogLimit {
+    second: Cell<u64>,
+    passed_count: Cell<u32>,
+    suppressed_count: Cell<u64>,
+}
+
+/// Lines per second and worker about failed handshakes.
+const LOG_LINES_PER_SECOND_MAX: u32 = 20;
+
+impl LogLimit {
+    /// Whether a line may be written at `second`; if so, how many were suppressed since the last one.
+    pub(super) fn pass_at(&self, second: u64) -> Option<u64> {
+        if self.second.replace(second) != second {
+            self.passed_count.set(0);
+        }
+        if self.passed_count.get() >= LOG_LINES_PER_SECOND_MAX {
+            self.suppressed_count.set(self.suppressed_count.get() + 1);
+            return None;
+        }
+        self.passed_count.set(self.passed_count.get() + 1);
+        Some(self.suppressed_count.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_limit_suppresses_a_flood_and_says_how_much() {
+        let limit = LogLimit::default();
+        let passed = (0..100).filter(|_| limit.pass_at(7).is_some()).count();
+        assert_eq!(passed, LOG_LINES_PER_SECOND_MAX as usize);
+        assert_eq!(limit.pass_at(8), Some(100 - u64::from(LOG_LINES_PER_SECOND_MAX)));
+        assert_eq!(limit.pass_at(8), Some(0));
+    }
+}
