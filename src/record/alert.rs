@@ -171,6 +171,7 @@ impl fmt::Display for AlertDescription {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
     use super::*;
 

@@ -187,3 +187,112 @@ fn check_protected_type(version: ProtocolVersion, got: u8) -> Result<(), OpenErr
     };
     if expected { Ok(()) } else { Err(OpenError::ContentType { got }) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+    use crate::record::CipherSuite;
+    use crate::record::testing::pair;
+
+    #[test]
+    fn header_survives_a_round_trip() {
+        for content_type in 20..=23 {
+            for length in [0, 1, 255, 256, 16384, 18432_u16] {
+                let bytes = [content_type, 3, 1, length.to_be_bytes()[0], length.to_be_bytes()[1]];
+                let header = RecordHeader::parse(&bytes).unwrap();
+                assert_eq!(header.encode(), bytes);
+                assert_eq!(header.record_len(), 5 + usize::from(length));
+            }
+        }
+    }
+
+    #[test]
+    fn header_that_is_not_of_tls_is_refused_with_the_right_alert() {
+        let cases = [
+            ([19, 3, 3, 0, 1], AlertDescription::UnexpectedMessage),
+            ([24, 3, 3, 0, 1], AlertDescription::UnexpectedMessage),
+            (*b"GET /", AlertDescription::UnexpectedMessage),
+            ([22, 2, 0, 0, 1], AlertDescription::ProtocolVersion),
+            ([22, 3, 1, 0x48, 1], AlertDescription::RecordOverflow),
+            ([22, 3, 1, 0xff, 0xff], AlertDescription::RecordOverflow),
+        ];
+        for (bytes, alert) in cases {
+            assert_eq!(RecordHeader::parse(&bytes).unwrap_err().alert(), alert, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn framing_of_records_split_at_every_byte_asks_for_exactly_what_is_missing() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, _) = pair(suite);
+            let mut stream = Vec::new();
+            sealer.seal_control(ContentType::ApplicationData, b"split me", &mut stream).unwrap();
+            let first = stream.len();
+            sealer.seal_control(ContentType::Alert, &[1, 0], &mut stream).unwrap();
+            for split in 0..=stream.len() {
+                let framing = frame_protected(suite.version, suite.aead, &stream[..split]).unwrap();
+                let expected = match split {
+                    0..HEADER_LEN => Framing::Incomplete { needed: HEADER_LEN },
+                    _ if split < first => Framing::Incomplete { needed: first },
+                    _ => Framing::Complete { len: first },
+                };
+                assert_eq!(framing, expected, "{} split at {split}", suite.name);
+            }
+        }
+    }
+
+    #[test]
+    fn framing_accepts_lengths_up_to_the_bounds_and_no_further() {
+        for suite in CipherSuite::all() {
+            let min = suite.aead.explicit_nonce_len(suite.version) + 16;
+            let max = match suite.version {
+                ProtocolVersion::Tls13 => 16384 + 256,
+                ProtocolVersion::Tls12 => 16384 + min,
+            };
+            let frame = |length: usize| {
+                let [high, low] = (length as u16).to_be_bytes();
+                frame_protected(suite.version, suite.aead, &[23, 3, 3, high, low])
+            };
+            for length in [min, max] {
+                assert_eq!(frame(length).unwrap(), Framing::Incomplete { needed: 5 + length }, "{}", suite.name);
+            }
+            assert_eq!(frame(max + 1).unwrap_err().alert(), AlertDescription::RecordOverflow);
+            assert_eq!(frame(0xffff).unwrap_err().alert(), AlertDescription::RecordOverflow);
+            assert_eq!(frame(min - 1).unwrap_err().alert(), AlertDescription::BadRecordMac);
+            assert_eq!(frame(0).unwrap_err().alert(), AlertDescription::BadRecordMac);
+        }
+    }
+
+    #[test]
+    fn framing_refuses_a_foreign_type_at_its_first_byte() {
+        for suite in CipherSuite::all() {
+            for content_type in 0..=u8::MAX {
+                let allowed = match suite.version {
+                    ProtocolVersion::Tls13 => content_type == 23,
+                    ProtocolVersion::Tls12 => (20..=23).contains(&content_type),
+                };
+                match frame_protected(suite.version, suite.aead, &[content_type]) {
+                    Ok(framing) => {
+                        assert!(allowed, "{content_type}");
+                        assert_eq!(framing, Framing::Incomplete { needed: HEADER_LEN });
+                    }
+                    Err(error) => {
+                        assert!(!allowed, "{content_type}");
+                        assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn framing_refuses_another_record_version() {
+        for (major, minor) in [(3, 1), (3, 4), (0, 3), (254, 253)] {
+            for version in [ProtocolVersion::Tls12, ProtocolVersion::Tls13] {
+                let error = frame_protected(version, Aead::Aes128Gcm, &[23, major, minor, 0, 64]).unwrap_err();
+                assert_eq!(error.alert(), AlertDescription::ProtocolVersion);
+            }
+        }
+    }
+}

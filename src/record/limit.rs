@@ -19,7 +19,8 @@ pub const TLS12_EXPANSION_MAX: usize = 2048;
 pub const CONTROL_RECORDS_RESERVE: u64 = 16;
 
 /// Records that one AES-GCM key may protect: RFC 9846 section 5.5 (RFC 8446 section 5.5) allows 2^24.5 full-size
-/// records. At the limit the sealer refuses data; TLS 1.3 goes on with a KeyUpdate, TLS 1.2 closes.
+/// records. At the limit the sealer refuses data; TLS 1.3 goes on with a KeyUpdate, TLS 1.2 closes. The limit binds
+/// whoever seals, so that an opener does not end the connections of clients that never update their keys.
 pub const AES_GCM_RECORDS_MAX: u64 = 23_726_566 - CONTROL_RECORDS_RESERVE;
 
 /// Records of data that one key may protect. Without a limit of the algorithm, the sequence number must not wrap

@@ -14,6 +14,9 @@ mod post_handshake;
 mod protect;
 mod seal;
 mod suite;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod testing;
 
 pub use alert::{Alert, AlertDescription, AlertError, AlertLevel};
 pub use handover::{Handover, TrafficSecrets};

@@ -267,3 +267,284 @@ fn decrypt_text(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+    use crate::record::testing::{hex, keys, pair, suite};
+    use crate::record::{CipherSuite, Sealer, TrafficSecret};
+
+    fn sealed(sealer: &mut Sealer, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        sealer.seal_control(content_type, payload, &mut record).unwrap();
+        record
+    }
+
+    /// Seals a TLS 1.3 inner plaintext that no correct sender makes.
+    fn seal_inner(suite: &CipherSuite, inner: &[u8]) -> Vec<u8> {
+        let keys = keys(suite);
+        let mut context = CipherCtx::new().unwrap();
+        let nonce = sequence_nonce(&keys.iv, 0);
+        with_cipher(keys.aead, |cipher| {
+            context.encrypt_init(Some(cipher), Some(keys.key.expose()), Some(&nonce)).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        let mut record = super::super::protect::header(23, inner.len() + 16).to_vec();
+        context.cipher_update(&record, None).unwrap();
+        record.extend_from_slice(inner);
+        if !inner.is_empty() {
+            context.cipher_update_inplace(&mut record[5..], inner.len()).unwrap();
+        }
+        context.cipher_final(&mut []).unwrap();
+        let mut tag = [0; 16];
+        context.tag(&mut tag).unwrap();
+        record.extend_from_slice(&tag);
+        record
+    }
+
+    fn tls13_suites() -> impl Iterator<Item = &'static CipherSuite> {
+        CipherSuite::all().iter().filter(|suite| suite.version == ProtocolVersion::Tls13)
+    }
+
+    #[test]
+    fn opener_reads_the_records_of_rfc_8448() {
+        let suite = suite(0x1301);
+        let secret = hex("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");
+        let mut keys = TrafficSecret::new(suite, &secret).unwrap().keys(suite).unwrap();
+        // Record 0 carries the ticket.
+        keys.sequence = 1;
+        let mut opener = Opener::new(keys).unwrap();
+        let mut data =
+            hex("17030300 432e937e 11ef4ac7 40e538ad 36005fc4 a46932fc 3225d05f 82aa1b36 e30efaf9 7d90e6df \
+                            fc602dcb 501a59a8 fcc49c4b f2e5f0a2 1c0047c2 abf33254 0dd032e1 67c2955d");
+        let opened = opener.open(&mut data).unwrap();
+        assert_eq!(opened.content_type, ContentType::ApplicationData);
+        assert_eq!(data[opened.payload], (0..50).collect::<Vec<u8>>());
+        let mut alert = hex("17030300 13b58fd6 7166ebf5 99d24720 cfbe7efa 7a8864a9");
+        let opened = opener.open(&mut alert).unwrap();
+        assert_eq!(opened.content_type, ContentType::Alert);
+        assert_eq!(alert[opened.payload], [1, 0]);
+    }
+
+    #[test]
+    fn record_of_every_type_and_edge_length_survives_a_round_trip() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            for len in [0, 1, 2, 15, 16, 17, 255, 256, 1400, 16383, 16384] {
+                for content_type in [ContentType::Alert, ContentType::Handshake, ContentType::ApplicationData] {
+                    let payload: Vec<u8> = (0..len).map(|at| (at * 7) as u8).collect();
+                    let mut record = sealed(&mut sealer, content_type, &payload);
+                    assert_eq!(record.len(), len + 5 + suite.aead.expansion_len(suite.version));
+                    let opened = opener.open(&mut record).unwrap();
+                    assert_eq!(opened.content_type, content_type);
+                    assert_eq!(record[opened.payload], payload);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn record_with_any_byte_forged_is_refused() {
+        for suite in CipherSuite::all() {
+            for payload in [&b"pay 100 to mallory"[..], b""] {
+                let (mut sealer, mut opener) = pair(suite);
+                let good = sealed(&mut sealer, ContentType::ApplicationData, payload);
+                for at in 0..good.len() {
+                    for bit in 0..8 {
+                        let mut forged = good.clone();
+                        forged[at] ^= 1 << bit;
+                        let error = opener.open(&mut forged).expect_err("forged");
+                        if at >= HEADER_LEN {
+                            assert!(matches!(error, OpenError::BadRecordMac), "{} byte {at}: {error}", suite.name);
+                        }
+                    }
+                }
+                assert_eq!(opener.sequence(), 0, "a refused record takes no sequence number");
+                let mut record = good.clone();
+                assert!(opener.open(&mut record).is_ok(), "the record itself is still the next one");
+            }
+        }
+    }
+
+    #[test]
+    fn empty_record_without_a_valid_tag_is_refused() {
+        for suite in CipherSuite::all() {
+            let (_, mut opener) = pair(suite);
+            let len = suite.aead.explicit_nonce_len(suite.version) + 16;
+            for fill in [0, 0xff] {
+                let mut record = super::super::protect::header(23, len).to_vec();
+                record.resize(5 + len, fill);
+                assert!(matches!(opener.open(&mut record), Err(OpenError::BadRecordMac)));
+            }
+        }
+    }
+
+    #[test]
+    fn truncated_record_is_refused() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            let good = sealed(&mut sealer, ContentType::ApplicationData, b"truncate me");
+            for len in 0..good.len() {
+                let error = opener.open(&mut good[..len].to_vec()).unwrap_err();
+                assert!(matches!(error, OpenError::NotOneRecord { .. }));
+                // The same with a header that hides the loss.
+                if len >= HEADER_LEN {
+                    let mut short = good[..len].to_vec();
+                    short[3..5].copy_from_slice(&((len - HEADER_LEN) as u16).to_be_bytes());
+                    assert_eq!(opener.open(&mut short).unwrap_err().alert(), AlertDescription::BadRecordMac);
+                }
+            }
+            let mut long = good.clone();
+            long.push(0);
+            assert!(matches!(opener.open(&mut long), Err(OpenError::NotOneRecord { .. })));
+        }
+    }
+
+    #[test]
+    fn replayed_reordered_and_dropped_records_are_refused() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            let records: Vec<_> =
+                (0..3_u8).map(|at| sealed(&mut sealer, ContentType::ApplicationData, &[at; 20])).collect();
+            let bad = |opener: &mut Opener, record: &[u8]| {
+                assert!(matches!(opener.open(&mut record.to_vec()), Err(OpenError::BadRecordMac)), "{}", suite.name);
+            };
+            bad(&mut opener, &records[1]);
+            opener.open(&mut records[0].clone()).unwrap();
+            bad(&mut opener, &records[0]);
+            bad(&mut opener, &records[2]);
+            opener.open(&mut records[1].clone()).unwrap();
+            opener.open(&mut records[2].clone()).unwrap();
+        }
+    }
+
+    #[test]
+    fn record_of_the_other_direction_is_refused() {
+        for suite in CipherSuite::all() {
+            let mut other = keys(suite);
+            other.iv = [0x2b; 12];
+            other.key = crate::record::KeyMaterial::new(&[0x18; 32][..suite.aead.key_len()]);
+            let mut record = sealed(&mut Sealer::new(other).unwrap(), ContentType::ApplicationData, b"reflected");
+            let (_, mut opener) = pair(suite);
+            assert!(matches!(opener.open(&mut record), Err(OpenError::BadRecordMac)));
+        }
+    }
+
+    #[test]
+    fn padding_of_tls13_is_stripped() {
+        for suite in tls13_suites() {
+            for (payload, padding) in [(0, 0), (0, 1), (1, 255), (100, 1000), (16384, 0), (0, 16384), (8000, 8384)] {
+                let mut inner = vec![0xee; payload];
+                inner.push(23);
+                inner.resize(payload + 1 + padding, 0);
+                let mut record = seal_inner(suite, &inner);
+                let opened = Opener::new(keys(suite)).unwrap().open(&mut record).unwrap();
+                assert_eq!(opened, Opened { content_type: ContentType::ApplicationData, payload: 5..5 + payload });
+            }
+        }
+    }
+
+    #[test]
+    fn payload_that_ends_in_zeros_keeps_them() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            let mut record = sealed(&mut sealer, ContentType::ApplicationData, &[0; 64]);
+            let opened = opener.open(&mut record).unwrap();
+            assert_eq!(record[opened.payload], [0; 64]);
+        }
+    }
+
+    #[test]
+    fn record_without_a_content_type_is_an_unexpected_message() {
+        for suite in tls13_suites() {
+            for zeros in [0, 1, 16385] {
+                let mut record = seal_inner(suite, &vec![0; zeros]);
+                let error = Opener::new(keys(suite)).unwrap().open(&mut record).unwrap_err();
+                assert!(matches!(error, OpenError::OnlyPadding));
+                assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+            }
+        }
+    }
+
+    #[test]
+    fn inner_plaintext_above_the_limit_is_a_record_overflow() {
+        for suite in tls13_suites() {
+            for (payload, padding) in [(16385, 0), (16384, 1), (0, 16385), (16385, 238)] {
+                let mut inner = vec![0xee; payload];
+                inner.push(23);
+                inner.resize(payload + 1 + padding, 0);
+                let error = Opener::new(keys(suite)).unwrap().open(&mut seal_inner(suite, &inner)).unwrap_err();
+                assert_eq!(error.alert(), AlertDescription::RecordOverflow, "{payload} {padding}");
+            }
+        }
+    }
+
+    #[test]
+    fn content_type_without_a_place_is_an_unexpected_message() {
+        for suite in tls13_suites() {
+            for content_type in (1..=u8::MAX).filter(|code| !(21..=23).contains(code)) {
+                let mut record = seal_inner(suite, &[b'x', content_type]);
+                let error = Opener::new(keys(suite)).unwrap().open(&mut record).unwrap_err();
+                assert!(matches!(error, OpenError::ContentType { got } if got == content_type));
+                assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+            }
+        }
+    }
+
+    #[test]
+    fn change_cipher_spec_after_the_handshake_is_an_unexpected_message() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            let mut protected = sealed(&mut sealer, ContentType::ChangeCipherSpec, &[1]);
+            assert_eq!(opener.open(&mut protected).unwrap_err().alert(), AlertDescription::UnexpectedMessage);
+        }
+        let (_, mut opener) = pair(suite(0x1301));
+        let error = opener.open(&mut [20, 3, 3, 0, 1, 1]).unwrap_err();
+        assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+    }
+
+    #[test]
+    fn negotiated_fragment_length_bounds_what_is_accepted() {
+        for suite in CipherSuite::all() {
+            for (len, accepted) in [(512, true), (513, false)] {
+                let (mut sealer, opener) = pair(suite);
+                let mut record = sealed(&mut sealer, ContentType::ApplicationData, &vec![1; len]);
+                let opened = opener.with_fragment_len(512).open(&mut record);
+                assert_eq!(opened.is_ok(), accepted);
+                if let Err(error) = opened {
+                    assert_eq!(error.alert(), AlertDescription::RecordOverflow);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn opener_without_sequence_numbers_left_refuses() {
+        let suite = suite(0x1303);
+        let mut last = keys(suite);
+        last.sequence = u64::MAX;
+        let mut record = vec![0; 40];
+        record[..5].copy_from_slice(&super::super::protect::header(23, 35));
+        let error = Opener::new(last).unwrap().open(&mut record).unwrap_err();
+        assert!(matches!(error, OpenError::SequenceExhausted));
+    }
+
+    #[test]
+    fn rekeyed_direction_goes_on_with_the_next_generation_alone() {
+        for suite in tls13_suites() {
+            let first = TrafficSecret::new(suite, &vec![9; suite.digest().output_len()]).unwrap();
+            let second = first.next_generation().unwrap();
+            let mut sealer = Sealer::new(first.keys(suite).unwrap()).unwrap();
+            let mut opener = Opener::new(first.keys(suite).unwrap()).unwrap();
+            opener.open(&mut sealed(&mut sealer, ContentType::ApplicationData, b"old")).unwrap();
+            let old = sealed(&mut sealer, ContentType::ApplicationData, b"old");
+            sealer.rekey(second.keys(suite).unwrap()).unwrap();
+            opener.rekey(second.keys(suite).unwrap()).unwrap();
+            assert!(matches!(opener.open(&mut old.clone()), Err(OpenError::BadRecordMac)));
+            opener.open(&mut sealed(&mut sealer, ContentType::ApplicationData, b"new")).unwrap();
+            assert_eq!((sealer.sequence(), opener.sequence()), (1, 1));
+        }
+    }
+}

@@ -339,3 +339,262 @@ const HANDSHAKE_KEY_UPDATE: u8 = 24;
 const MESSAGE_HEADER_LEN: usize = 4;
 /// Version, random, and three empty vectors with one cipher suite and one compression method (RFC 5246 section 7.4.1.2).
 const CLIENT_HELLO_BYTES_MIN: usize = 2 + 32 + 1 + 4 + 2;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use ProtocolVersion::{Tls12, Tls13};
+
+    fn client_hello(body_len: usize) -> Vec<u8> {
+        let [.., high, middle, low] = (body_len as u32).to_be_bytes();
+        let mut message = vec![HANDSHAKE_CLIENT_HELLO, high, middle, low];
+        message.resize(4 + body_len, 0x5a);
+        message
+    }
+
+    fn alert_of(version: ProtocolVersion, payload: &[u8]) -> AlertDescription {
+        PostHandshake::new(version).handshake_record(payload, Instant::now()).unwrap_err().alert()
+    }
+
+    #[test]
+    fn key_update_is_reported_with_its_request() {
+        let mut state = PostHandshake::new(Tls13);
+        for (message, update_requested) in [(KEY_UPDATE_NOT_REQUESTED, false), (KEY_UPDATE_REQUESTED, true)] {
+            let event = state.handshake_record(&message, Instant::now()).unwrap();
+            assert_eq!(event, Some(Event::KeyUpdate { update_requested }));
+            assert!(!state.is_mid_message());
+        }
+    }
+
+    #[test]
+    fn key_update_in_fragments_of_any_size_is_reported_at_its_last_byte() {
+        for cut in 0_u32..16 {
+            let mut state = PostHandshake::new(Tls13);
+            let mut start = 0;
+            for end in 1..=5 {
+                // Each bit of `cut` says whether a record ends here.
+                if end < 5 && cut >> (end - 1) & 1 == 0 {
+                    continue;
+                }
+                let event = state.handshake_record(&KEY_UPDATE_REQUESTED[start..end], Instant::now()).unwrap();
+                assert_eq!(event.is_some(), end == 5);
+                assert_eq!(state.is_mid_message(), end < 5);
+                start = end;
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_key_update_are_an_unexpected_message() {
+        let two = [KEY_UPDATE_NOT_REQUESTED, KEY_UPDATE_NOT_REQUESTED].concat();
+        for payload in [&two[..], &two[..6]] {
+            assert_eq!(alert_of(Tls13, payload), AlertDescription::UnexpectedMessage);
+        }
+    }
+
+    #[test]
+    fn key_update_that_is_malformed_is_refused() {
+        assert_eq!(alert_of(Tls13, &[24, 0, 0, 1, 2]), AlertDescription::IllegalParameter);
+        assert_eq!(alert_of(Tls13, &[24, 0, 0, 0]), AlertDescription::DecodeError);
+        assert_eq!(alert_of(Tls13, &[24, 0, 0, 2, 0, 0]), AlertDescription::DecodeError);
+        assert_eq!(alert_of(Tls13, &[24, 0xff, 0xff, 0xff]), AlertDescription::DecodeError);
+    }
+
+    #[test]
+    fn every_other_handshake_message_is_refused_at_its_first_byte() {
+        for (version, allowed) in [(Tls13, HANDSHAKE_KEY_UPDATE), (Tls12, HANDSHAKE_CLIENT_HELLO)] {
+            for message in (0..=u8::MAX).filter(|&message| message != allowed) {
+                assert_eq!(alert_of(version, &[message]), AlertDescription::UnexpectedMessage, "{version:?} {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn empty_handshake_and_alert_records_are_unexpected_messages() {
+        for version in [Tls12, Tls13] {
+            assert_eq!(alert_of(version, &[]), AlertDescription::UnexpectedMessage);
+            let error = PostHandshake::new(version).alert_record(&[]).unwrap_err();
+            assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+        }
+    }
+
+    #[test]
+    fn other_records_inside_a_handshake_message_are_unexpected_messages() {
+        for (version, message) in [(Tls13, KEY_UPDATE_REQUESTED.to_vec()), (Tls12, client_hello(100))] {
+            for end in 1..message.len() {
+                let mut state = PostHandshake::new(version);
+                state.handshake_record(&message[..end], Instant::now()).unwrap();
+                for error in [state.data_record(1), state.data_record(0), state.alert_record(&[1, 0]).map(drop)] {
+                    assert_eq!(error, Err(PostHandshakeError::Interleaved));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn key_updates_above_the_burst_are_refused_until_time_has_passed() {
+        let start = Instant::now();
+        let mut state = PostHandshake::new(Tls13);
+        for _burst in 0..KEY_UPDATE_BURST_MAX {
+            state.handshake_record(&KEY_UPDATE_REQUESTED, start).unwrap();
+        }
+        let error = state.handshake_record(&KEY_UPDATE_REQUESTED, start).unwrap_err();
+        assert_eq!(error, PostHandshakeError::KeyUpdateFlood { max: KEY_UPDATE_BURST_MAX });
+        assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+        let later = start + KEY_UPDATE_INTERVAL;
+        state.handshake_record(&KEY_UPDATE_REQUESTED, later).unwrap();
+        assert!(state.handshake_record(&KEY_UPDATE_REQUESTED, later).is_err());
+        let much_later = later + KEY_UPDATE_INTERVAL * 1000;
+        for _burst in 0..KEY_UPDATE_BURST_MAX {
+            state.handshake_record(&KEY_UPDATE_REQUESTED, much_later).unwrap();
+        }
+        assert!(state.handshake_record(&KEY_UPDATE_REQUESTED, much_later).is_err(), "the budget does not grow");
+    }
+
+    #[test]
+    fn key_update_every_interval_goes_on_for_ever() {
+        let start = Instant::now();
+        let mut state = PostHandshake::new(Tls13);
+        for at in 0..10 * KEY_UPDATE_BURST_MAX {
+            let now = start + KEY_UPDATE_INTERVAL * at + Duration::from_millis(u64::from(at % 7));
+            state.handshake_record(&KEY_UPDATE_NOT_REQUESTED, now).unwrap();
+        }
+    }
+
+    #[test]
+    fn alerts_of_tls13_are_errors_whatever_their_level_says() {
+        for level in [1, 2] {
+            for code in 0..=u8::MAX {
+                let event = PostHandshake::new(Tls13).alert_record(&[level, code]).unwrap();
+                let expected = match code {
+                    0 => Event::CloseNotify,
+                    90 => Event::UserCanceled,
+                    _ => Event::FatalAlert(AlertDescription::from_code(code)),
+                };
+                assert_eq!(event, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn alerts_of_tls12_are_errors_when_their_level_says_so() {
+        for code in 1..=u8::MAX {
+            let description = AlertDescription::from_code(code);
+            let fatal = PostHandshake::new(Tls12).alert_record(&[2, code]).unwrap();
+            assert_eq!(fatal, Event::FatalAlert(description));
+            let warning = PostHandshake::new(Tls12).alert_record(&[1, code]).unwrap();
+            let expected = if code == 90 { Event::UserCanceled } else { Event::WarningIgnored };
+            assert_eq!(warning, expected);
+        }
+        for level in [1, 2] {
+            assert_eq!(PostHandshake::new(Tls12).alert_record(&[level, 0]).unwrap(), Event::CloseNotify);
+        }
+    }
+
+    #[test]
+    fn alert_that_is_malformed_is_refused() {
+        for version in [Tls12, Tls13] {
+            let alert = |payload: &[u8]| PostHandshake::new(version).alert_record(payload).unwrap_err().alert();
+            assert_eq!(alert(&[1]), AlertDescription::DecodeError);
+            assert_eq!(alert(&[1, 0, 1, 0]), AlertDescription::DecodeError);
+            assert_eq!(alert(&[3, 0]), AlertDescription::IllegalParameter);
+        }
+    }
+
+    #[test]
+    fn warnings_in_a_row_end_the_connection_and_data_between_them_does_not() {
+        for (version, warning) in [(Tls12, [1, 112]), (Tls12, [1, 90]), (Tls13, [1, 90])] {
+            let mut state = PostHandshake::new(version);
+            for _round in 0..3 {
+                for _warning in 0..WARNING_ALERTS_MAX {
+                    state.alert_record(&warning).unwrap();
+                }
+                state.data_record(1).unwrap();
+            }
+            for _warning in 0..WARNING_ALERTS_MAX {
+                state.alert_record(&warning).unwrap();
+                state.data_record(0).unwrap();
+            }
+            let error = state.alert_record(&warning).unwrap_err();
+            assert_eq!(error, PostHandshakeError::WarningFlood { max: WARNING_ALERTS_MAX });
+            assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+        }
+    }
+
+    #[test]
+    fn empty_data_records_in_a_row_end_the_connection_and_data_between_them_does_not() {
+        let mut state = PostHandshake::new(Tls13);
+        for _round in 0..3 {
+            for _empty in 0..EMPTY_RECORDS_MAX {
+                state.data_record(0).unwrap();
+            }
+            state.data_record(1).unwrap();
+        }
+        for _empty in 0..EMPTY_RECORDS_MAX {
+            state.data_record(0).unwrap();
+        }
+        let error = state.data_record(0).unwrap_err();
+        assert_eq!(error, PostHandshakeError::EmptyRecordFlood { max: EMPTY_RECORDS_MAX });
+        assert_eq!(error.alert(), AlertDescription::UnexpectedMessage);
+    }
+
+    #[test]
+    fn empty_records_between_key_updates_still_meet_a_limit() {
+        let now = Instant::now();
+        let mut state = PostHandshake::new(Tls13);
+        let refused = (0..1000).find_map(|_| {
+            state.data_record(0).unwrap();
+            state.handshake_record(&KEY_UPDATE_NOT_REQUESTED, now).err()
+        });
+        assert_eq!(refused, Some(PostHandshakeError::KeyUpdateFlood { max: KEY_UPDATE_BURST_MAX }));
+    }
+
+    #[test]
+    fn renegotiation_is_refused_politely_a_few_times() {
+        let mut state = PostHandshake::new(Tls12);
+        for _refused in 0..RENEGOTIATIONS_REFUSED_MAX {
+            let event = state.handshake_record(&client_hello(200), Instant::now()).unwrap();
+            assert_eq!(event, Some(Event::RenegotiationRefused));
+        }
+        let error = state.handshake_record(&client_hello(200), Instant::now()).unwrap_err();
+        assert_eq!(error, PostHandshakeError::RenegotiationFlood { max: RENEGOTIATIONS_REFUSED_MAX });
+        assert_eq!(error.alert(), AlertDescription::HandshakeFailure);
+    }
+
+    #[test]
+    fn client_hello_split_anywhere_is_reported_once_and_at_its_end() {
+        let hello = client_hello(60);
+        for split in 1..hello.len() {
+            let mut state = PostHandshake::new(Tls12);
+            assert_eq!(state.handshake_record(&hello[..split], Instant::now()), Ok(None));
+            assert!(state.is_mid_message());
+            let event = state.handshake_record(&hello[split..], Instant::now()).unwrap();
+            assert_eq!(event, Some(Event::RenegotiationRefused));
+            assert!(!state.is_mid_message());
+        }
+    }
+
+    #[test]
+    fn client_hellos_in_one_record_count_one_by_one() {
+        let hellos = |count: u32| client_hello(60).repeat(count as usize);
+        let mut state = PostHandshake::new(Tls12);
+        let event = state.handshake_record(&hellos(RENEGOTIATIONS_REFUSED_MAX), Instant::now()).unwrap();
+        assert_eq!(event, Some(Event::RenegotiationRefused));
+        assert!(state.handshake_record(&hellos(1), Instant::now()).is_err());
+        let mut state = PostHandshake::new(Tls12);
+        assert!(state.handshake_record(&hellos(RENEGOTIATIONS_REFUSED_MAX + 1), Instant::now()).is_err());
+    }
+
+    #[test]
+    fn client_hello_of_impossible_length_is_refused() {
+        assert_eq!(alert_of(Tls12, &client_hello(0)), AlertDescription::DecodeError);
+        assert_eq!(alert_of(Tls12, &client_hello(CLIENT_HELLO_BYTES_MIN - 1)), AlertDescription::DecodeError);
+        let longest = RENEGOTIATION_HELLO_BYTES_MAX;
+        assert_eq!(alert_of(Tls12, &client_hello(longest + 1)[..4]), AlertDescription::IllegalParameter);
+        let mut state = PostHandshake::new(Tls12);
+        assert_eq!(state.handshake_record(&client_hello(longest)[..9], Instant::now()), Ok(None));
+    }
+}

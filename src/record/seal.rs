@@ -255,3 +255,193 @@ fn encrypt(
     context.cipher_final(&mut [])?;
     context.tag(tag)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+    use crate::record::testing::{hex, keys, pair, suite};
+    use crate::record::{CipherSuite, TrafficSecret};
+
+    /// RFC 8448 section 3: the client's data record and alert, sealed by nobody else than the RFC.
+    #[test]
+    fn sealer_writes_the_records_of_rfc_8448() {
+        let suite = suite(0x1301);
+        let secret = hex("9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5");
+        let mut sealer = Sealer::new(TrafficSecret::new(suite, &secret).unwrap().keys(suite).unwrap()).unwrap();
+        let mut out = Vec::new();
+        let data: Vec<u8> = (0..50).collect();
+        sealer.seal_control(ContentType::ApplicationData, &data, &mut out).unwrap();
+        sealer.seal_control(ContentType::Alert, &[1, 0], &mut out).unwrap();
+        let expected =
+            hex("17030300 43a23f70 54b62c94 d0affafe 8228ba55 cbefacea 42f914aa 66bcab3f 2b9819a8 a5b46b39 \
+                            5bd54a9a 20441e2b 62974e1f 5a6292a2 977014bd 1e3deae6 3aeebb21 694915e4 \
+                            17030300 13c98727 60655666 b74d7ff1 153efd6d b6d0b0e3");
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn sealer_refuses_a_payload_above_the_limit_and_writes_nothing() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            let overhead = sealer.prefix_len() + sealer.suffix_len();
+            let mut record = vec![0x5a; overhead + 16385];
+            let error = sealer.seal(ContentType::ApplicationData, &mut record).unwrap_err();
+            assert!(matches!(error, SealError::PayloadTooLong { got: 16385, max: 16384 }));
+            assert!(record.iter().all(|&byte| byte == 0x5a));
+            record.truncate(overhead + 16384);
+            sealer.seal(ContentType::ApplicationData, &mut record).unwrap();
+            assert_eq!(opener.open(&mut record).unwrap().payload.len(), 16384);
+        }
+    }
+
+    #[test]
+    fn sealer_refuses_a_buffer_without_room_for_header_and_tag() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, _) = pair(suite);
+            let overhead = sealer.prefix_len() + sealer.suffix_len();
+            for len in 0..overhead {
+                let error = sealer.seal(ContentType::ApplicationData, &mut vec![0; len]).unwrap_err();
+                assert!(matches!(error, SealError::RecordTooShort { got, min } if got == len && min == overhead));
+            }
+            sealer.seal(ContentType::ApplicationData, &mut vec![0; overhead]).unwrap();
+            assert_eq!(sealer.sequence(), 1, "refused records take no sequence number");
+        }
+    }
+
+    #[test]
+    fn sealer_at_the_record_limit_refuses_data_and_still_seals_control_records() {
+        for suite in CipherSuite::all() {
+            let mut sealer = Sealer::new(keys(suite)).unwrap().with_record_limit(3);
+            let mut out = Vec::new();
+            for left in [3, 2, 1] {
+                assert_eq!(sealer.records_left(), left);
+                sealer.seal_control(ContentType::ApplicationData, b"x", &mut out).unwrap();
+            }
+            assert_eq!(sealer.records_left(), 0);
+            let before = out.clone();
+            let error = sealer.seal_control(ContentType::ApplicationData, b"x", &mut out).unwrap_err();
+            assert!(matches!(error, SealError::RecordLimit { limit: 3 }));
+            assert_eq!(out, before, "a refused record leaves the output alone");
+            for _reserve in 0..CONTROL_RECORDS_RESERVE {
+                sealer.seal_control(ContentType::Handshake, &[24, 0, 0, 1, 0], &mut out).unwrap();
+            }
+            assert!(sealer.seal_control(ContentType::Alert, &[1, 0], &mut out).is_err());
+        }
+    }
+
+    #[test]
+    fn sealer_after_a_rekey_has_the_whole_record_limit_again() {
+        let suite = suite(0x1301);
+        let mut sealer = Sealer::new(keys(suite)).unwrap().with_record_limit(1);
+        let mut out = Vec::new();
+        sealer.seal_control(ContentType::ApplicationData, b"x", &mut out).unwrap();
+        assert_eq!(sealer.records_left(), 0);
+        sealer.rekey(keys(suite)).unwrap();
+        assert_eq!((sealer.records_left(), sealer.sequence()), (1, 0));
+    }
+
+    #[test]
+    fn record_limit_of_aes_gcm_is_that_of_rfc_9846() {
+        let (aes, _) = pair(suite(0x1301));
+        // 2^24.5, squared to stay in integers.
+        let all = u128::from(aes.records_left() + CONTROL_RECORDS_RESERVE);
+        assert!(all * all <= 1 << 49 && (all + 1) * (all + 1) > 1 << 49);
+        let (chacha, _) = pair(suite(0x1303));
+        assert_eq!(chacha.records_left(), u64::MAX - CONTROL_RECORDS_RESERVE);
+        assert_eq!(aes.with_record_limit(u64::MAX).records_left() + CONTROL_RECORDS_RESERVE, all as u64);
+    }
+
+    #[test]
+    fn sequence_number_never_wraps() {
+        let suite = suite(0x1303);
+        let mut last = keys(suite);
+        last.sequence = u64::MAX - 1;
+        let mut sealer = Sealer::new(last).unwrap();
+        let mut out = Vec::new();
+        sealer.seal_control(ContentType::Alert, &[1, 0], &mut out).unwrap();
+        assert_eq!(sealer.sequence(), u64::MAX);
+        let error = sealer.seal_control(ContentType::Alert, &[1, 0], &mut out).unwrap_err();
+        assert!(matches!(error, SealError::RecordLimit { limit: u64::MAX }));
+    }
+
+    #[test]
+    fn explicit_nonce_of_tls12_counts_on_from_the_keys_and_wraps() {
+        let suite = suite(0xc02f);
+        let mut start = keys(suite);
+        start.iv[4..].copy_from_slice(&(u64::MAX - 1).to_be_bytes());
+        start.sequence = 7;
+        let mut sealer = Sealer::new(start).unwrap();
+        for explicit in [u64::MAX - 1, u64::MAX, 0, 1] {
+            let mut out = Vec::new();
+            sealer.seal_control(ContentType::ApplicationData, b"x", &mut out).unwrap();
+            assert_eq!(out[5..13], explicit.to_be_bytes());
+        }
+        let keys = sealer.into_keys();
+        assert_eq!(keys.sequence, 11);
+        assert_eq!(keys.iv[..4], [0x2a; 4]);
+        assert_eq!(keys.iv[4..], 2_u64.to_be_bytes());
+    }
+
+    #[test]
+    fn keys_handed_over_between_records_go_on_without_a_gap() {
+        for suite in CipherSuite::all() {
+            let (mut sealer, mut opener) = pair(suite);
+            for _hand_over in 0..3 {
+                let mut record = Vec::new();
+                sealer.seal_control(ContentType::ApplicationData, b"payload", &mut record).unwrap();
+                let opened = opener.open(&mut record).unwrap();
+                assert_eq!(&record[opened.payload], b"payload");
+                sealer = Sealer::new(sealer.into_keys()).unwrap();
+                opener = crate::record::Opener::new(opener.into_keys()).unwrap();
+            }
+            assert_eq!((sealer.sequence(), opener.sequence()), (3, 3));
+        }
+    }
+
+    #[test]
+    fn rekey_of_tls12_or_to_another_suite_is_refused() {
+        let (mut tls12, mut opener) = pair(suite(0xc02f));
+        assert!(matches!(tls12.rekey(keys(suite(0xc02f))), Err(CryptoError::WrongSuite { .. })));
+        assert!(matches!(opener.rekey(keys(suite(0xc02f))), Err(CryptoError::WrongSuite { .. })));
+        let (mut tls13, mut opener) = pair(suite(0x1301));
+        for other in [0x1302, 0x1303, 0xc02f] {
+            assert!(tls13.rekey(keys(suite(other))).is_err());
+            assert!(opener.rekey(keys(suite(other))).is_err());
+        }
+    }
+
+    #[test]
+    fn key_of_wrong_length_is_refused() {
+        for suite in CipherSuite::all() {
+            for len in [0, 15, 17, 31].into_iter().chain([if suite.aead.key_len() == 16 { 32 } else { 16 }]) {
+                let mut wrong = keys(suite);
+                wrong.key = crate::record::KeyMaterial::new(&[0; 32][..len]);
+                assert!(matches!(Sealer::new(wrong), Err(CryptoError::KeyLength { got, .. }) if got == len));
+            }
+        }
+    }
+
+    #[test]
+    fn fragment_length_bounds_the_payload_with_its_content_type() {
+        for (code, max) in [(0x1301, 511), (0xc02f, 512)] {
+            let sealer = Sealer::new(keys(suite(code))).unwrap().with_fragment_len(512);
+            assert_eq!(sealer.payload_len_max(), max);
+            let mut sealer = sealer;
+            let mut out = Vec::new();
+            sealer.seal_control(ContentType::ApplicationData, &vec![0; max], &mut out).unwrap();
+            assert!(sealer.seal_control(ContentType::ApplicationData, &vec![0; max + 1], &mut out).is_err());
+            assert_eq!(sealer.with_fragment_len(16384).payload_len_max(), 16384);
+        }
+        assert_eq!(pair(suite(0x1301)).0.with_fragment_len(0).payload_len_max(), 1);
+    }
+
+    #[test]
+    fn sealer_prints_no_key() {
+        let (sealer, opener) = pair(suite(0x1301));
+        assert_eq!(
+            format!("{sealer:?} {opener:?}"),
+            "Sealer(Tls13 Aes128Gcm sequence=0) Opener(Tls13 Aes128Gcm sequence=0)"
+        );
+    }
+}

@@ -146,3 +146,61 @@ const OSSL_PARAM_UTF8_STRING: c_uint = 4;
 const OSSL_PARAM_OCTET_STRING: c_uint = 5;
 const OSSL_PARAM_UNMODIFIED: usize = usize::MAX;
 const HKDF_MODE_EXPAND_ONLY: c_int = ffi::EVP_KDF_HKDF_MODE_EXPAND_ONLY;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+
+    /// The PRF vectors that were published on the mailing list of the TLS working group: hash, secret, seed, output.
+    const PRF_VECTORS: [(Digest, &str, &str, &str); 2] = [
+        (
+            Digest::Sha256,
+            "9bbe436ba940f017b17652849a71db35",
+            "a0ba9f936cda311827a6f796ffd5198c",
+            "e3f229ba727be17b8d122620557cd453c2aab21d07c3d495329b52d4e61edb5a6b301791e90d35c9c9a46b4e14baf9af0fa022f7077def\
+             17abfd3797c0564bab4fbc91666e9def9b97fce34f796789baa48082d122ee42c5a72e5a5110fff70187347b66",
+        ),
+        (
+            Digest::Sha384,
+            "b80b733d6ceefcdc71566ea48e5567df",
+            "cd665cf6a8447dd6ff8b27555edb7465",
+            "7b0c18e9ced410ed1804f2cfa34a336a1c14dffb4900bb5fd7942107e81c83cde9ca0faa60be9fe34f82b1233c9146a0e534cb400fed27\
+             00884f9dc236f80edd8bfa961144c9e8d792eca722a7b32fc3d416d473ebc2c5fd4abfdad05d9184259b5bf8cd4d90fa0d31e2dec479e4\
+             f1a26066f2eea9a69236a3e52655c9e9aee691c8f3a26854308d5eaa3be85e0990703d73e56f",
+        ),
+    ];
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn tls12_prf_gives_the_published_vectors() {
+        for (digest, secret, seed, expected) in PRF_VECTORS {
+            let seed = [b"test label".to_vec(), hex(seed)].concat();
+            let expected = hex(expected);
+            let mut out = vec![0; expected.len()];
+            tls12_prf(digest, &hex(secret), &seed, &mut out).unwrap();
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn derivation_of_nothing_is_an_error() {
+        assert!(tls12_prf(Digest::Sha256, &[1; 48], b"seed", &mut []).is_err());
+        assert!(hkdf_expand_label(Digest::Sha256, &[1; 32], b"key", &mut [0; 255 * 32 + 1]).is_err());
+    }
+
+    #[test]
+    fn every_thread_can_derive() {
+        let derive = || {
+            let mut out = [0; 16];
+            hkdf_expand_label(Digest::Sha384, &[7; 48], b"key", &mut out).unwrap();
+            out
+        };
+        let here = derive();
+        let there: Vec<_> = (0..4).map(|_| std::thread::spawn(derive)).collect();
+        assert!(there.into_iter().all(|thread| thread.join().unwrap() == here));
+    }
+}
