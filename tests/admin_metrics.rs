@@ -81,7 +81,7 @@ fn process() -> Process {
             name: "edge".to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 8443)),
             backend: "app".to_owned(),
-            certificate_not_after: None,
+            certificate_not_after: SystemTime::now(),
         }],
         phase: PhaseCell::new(),
     }

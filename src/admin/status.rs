@@ -1,7 +1,7 @@
 //! `GET /status`: the process at one look, as JSON.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ struct Status<'a> {
     version: &'a str,
     openssl: &'a str,
     kernel: &'a str,
-    started: String,
+    started: Option<String>,
     uptime_seconds: u64,
     phase: &'a str,
     ring: Ring<'a>,
@@ -73,7 +73,7 @@ fn read(process: &Process) -> Status<'_> {
         version: process.version,
         openssl: process.openssl,
         kernel: &process.kernel,
-        started: humantime::format_rfc3339_seconds(process.started).to_string(),
+        started: rfc3339(process.started),
         uptime_seconds: process.started_at.elapsed().as_secs(),
         phase: process.phase.get().name(),
         ring: Ring { driver: process.driver, flags: process.ring_flags },
@@ -108,7 +108,7 @@ fn listener(view: &crate::telemetry::ListenerView) -> Listener<'_> {
         name: &view.name,
         address: view.address.to_string(),
         backend: &view.backend,
-        certificate_not_after: view.certificate_not_after.and_then(rfc3339),
+        certificate_not_after: rfc3339(view.certificate_not_after),
     }
 }
 
@@ -121,17 +121,19 @@ fn by_label<L: Label, T>(read: impl Fn(L) -> T) -> BTreeMap<&'static str, T> {
 }
 
 /// None for what the format cannot say: before 1970, or after 9999.
-fn rfc3339(unix_seconds: i64) -> Option<String> {
-    /// 9999-12-31T23:59:59Z, where RFC 3339 and X.509 end.
-    const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
-    let seconds = u64::try_from(unix_seconds).ok().filter(|seconds| *seconds <= UNIX_SECONDS_MAX)?;
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    Some(humantime::format_rfc3339_seconds(time).to_string())
+fn rfc3339(time: SystemTime) -> Option<String> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    (seconds <= UNIX_SECONDS_MAX).then(|| humantime::format_rfc3339_seconds(time).to_string())
 }
+
+/// 9999-12-31T23:59:59Z, where RFC 3339 and X.509 end.
+const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -157,8 +159,9 @@ mod tests {
 
     #[test]
     fn expiry_beyond_the_calendar_is_left_out() {
-        assert_eq!(rfc3339(-1), None);
-        assert_eq!(rfc3339(i64::MAX), None);
-        assert_eq!(rfc3339(253_402_300_799).as_deref(), Some("9999-12-31T23:59:59Z"));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
+        assert_eq!(rfc3339(at(UNIX_SECONDS_MAX + 1)), None);
+        assert_eq!(rfc3339(at(UNIX_SECONDS_MAX)).as_deref(), Some("9999-12-31T23:59:59Z"));
     }
 }

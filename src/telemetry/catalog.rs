@@ -78,7 +78,8 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
-    let process = [build(), start_time(), draining(), workers(), worker_connections_open()];
+    let process =
+        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(counted).collect()
 }
@@ -104,6 +105,17 @@ pub(super) fn start_time() -> Metric {
         unit: Some(Unit::Seconds),
         kind: MetricKind::Gauge,
         help: "When the process started, in seconds since 1970-01-01 UTC",
+        labels: Vec::new(),
+    }
+}
+
+/// Log lines that nobody got to see.
+pub(super) fn log_lines_dropped() -> Metric {
+    Metric {
+        subject: "sluice_log_lines_dropped",
+        unit: None,
+        kind: MetricKind::Counter,
+        help: "Log lines dropped because standard error was not read fast enough",
         labels: Vec::new(),
     }
 }

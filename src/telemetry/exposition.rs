@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::catalog::{self, Metric, MetricKind, Sample};
+use super::diagnostics;
 use super::process::{Phase, Process, WorkerState};
 
 /// The media type of the exposition.
@@ -59,6 +60,7 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
     let mut readings = vec![
         (catalog::build(), vec![sample([("version", process.version), ("openssl", process.openssl)], 1)]),
         (catalog::start_time(), vec![sample([], unix_seconds(process.started))]),
+        (catalog::log_lines_dropped(), vec![sample([], diagnostics::dropped_line_count().into())]),
         (catalog::draining(), vec![sample([], i128::from(process.phase.get() != Phase::Serving))]),
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 mod cell;
+pub mod diagnostics;
 pub mod exposition;
 mod label;
 mod process;

@@ -53,8 +53,8 @@ pub struct ListenerView {
     pub address: SocketAddr,
     /// The name of its backend.
     pub backend: String,
-    /// When its certificate expires, in seconds since 1970-01-01 UTC.
-    pub certificate_not_after: Option<i64>,
+    /// The last second at which its certificate is valid.
+    pub certificate_not_after: SystemTime,
 }
 
 /// What the process is doing.
@@ -189,7 +189,7 @@ impl Process {
                 name: "edge".to_owned(),
                 address,
                 backend: "app".to_owned(),
-                certificate_not_after: Some(1_800_000_000),
+                certificate_not_after: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             }],
             phase: PhaseCell::new(),
         }

@@ -10,3 +10,5 @@ pub type IdentityError = openssl::error::ErrorStack;
 impl Identity { /// l
  pub fn load(f: &super::CertificateFiles) -> Result<Self, IdentityError> {
   Ok(Self{ chain: X509::stack_from_pem(&std::fs::read(&f.chain).unwrap_or_default())?, key: PKey::private_key_from_pem(&std::fs::read(&f.key).unwrap_or_default())? }) } }
+impl Identity { /// n
+ pub fn not_after(&self) -> std::time::SystemTime { std::time::SystemTime::UNIX_EPOCH } }

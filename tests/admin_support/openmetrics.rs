@@ -4,17 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 /// One family of metrics.
 #[derive(Debug, Default)]
-pub struct Family {
+pub(crate) struct Family {
     /// `counter`, `gauge` or `info`.
-    pub kind: String,
-    pub help: String,
-    pub unit: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) help: String,
+    pub(crate) unit: Option<String>,
     /// Name with labels as written, and value.
-    pub samples: Vec<(String, f64)>,
+    pub(crate) samples: Vec<(String, f64)>,
 }
 
 /// The families of `text` by name, or what is wrong with it.
-pub fn parse(text: &str) -> Result<HashMap<String, Family>, String> {
+pub(crate) fn parse(text: &str) -> Result<HashMap<String, Family>, String> {
     let body = text.strip_suffix("# EOF\n").ok_or("the text does not end with # EOF")?;
     let (mut families, mut current) = (HashMap::<String, Family>::new(), None::<String>);
     let mut seen = HashSet::new();
@@ -44,7 +44,7 @@ pub fn parse(text: &str) -> Result<HashMap<String, Family>, String> {
 }
 
 /// The value of one sample, named as a query names it, with its labels as written.
-pub fn value(text: &str, sample: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, sample: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(name, _)| name == sample))?;
     line.rsplit_once(' ')?.1.parse().ok()
 }
