@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
-#[path = "admin_support/openmetrics.rs"]
+#[path = "run_support/openmetrics.rs"]
 mod openmetrics;
 
 use std::fmt::Write;
