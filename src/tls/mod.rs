@@ -1,5 +1,6 @@
 //! The handshake and what it is configured with.
 
+pub mod identity;
 mod settings;
 
 pub use settings::{CertificateFiles, Policy, Settings};
