@@ -55,26 +55,18 @@ pub fn load(path: &Path) -> Result<server::Settings, Diagnostics> {
 
 /// Like [`load`], but gives the warnings too.
 pub fn check(path: &Path) -> Checked {
-    let refused =
-        |finding| Checked { settings: None, diagnostics: Diagnostics::new(path, String::new(), vec![finding]) };
-    let bytes = match read(path) {
-        Ok(bytes) => bytes,
-        Err(finding) => return refused(finding),
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => check_text(path, text),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let line = error.as_bytes().iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
-            refused(Diagnostic::error(format!(
-                "the file is not UTF-8: line {line} has a byte that does not belong there"
-            )))
-        }
+    match read(path) {
+        Ok(bytes) => check_bytes(path, bytes),
+        Err(finding) => refused(path, finding),
     }
 }
 
-/// Checks and resolves `text` as if it were the content of `path`.
-pub fn check_text(path: &Path, text: String) -> Checked {
+/// Checks and resolves `bytes` as if they were the content of `path`.
+pub fn check_bytes(path: &Path, bytes: Vec<u8>) -> Checked {
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => return refused(path, not_utf8(&error)),
+    };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let environment = Environment { directory, now: SystemTime::now(), machine: Machine::read() };
@@ -106,6 +98,18 @@ fn check_in(text: &str, environment: &Environment) -> (Option<server::Settings>,
         }
     };
     (settings, report.into_findings())
+}
+
+/// The file could not even be read as text.
+fn refused(path: &Path, finding: Diagnostic) -> Checked {
+    Checked { settings: None, diagnostics: Diagnostics::new(path, String::new(), vec![finding]) }
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> Diagnostic {
+    let valid = error.utf8_error().valid_up_to();
+    let line = error.as_bytes().iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
+    let finding = Diagnostic::error(format!("the file is not UTF-8 from byte {valid} on, in line {line}"));
+    finding.allowed("allowed: TOML, which is UTF-8 text")
 }
 
 fn syntax(error: &toml::de::Error) -> Diagnostic {

@@ -215,7 +215,7 @@ impl Scalar for PathBuf {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "minLength": 1 })
+        json_schema!({ "type": "string", "minLength": 1, "x-unit": "path" })
     }
 }
 
@@ -297,7 +297,12 @@ impl Scalar for CpuChoice {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$", "default": "auto" })
+        json_schema!({
+            "type": "string",
+            "x-unit": "CPU list",
+            "pattern": "^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$",
+            "default": "auto"
+        })
     }
 }
 
@@ -343,7 +348,7 @@ impl Scalar for ServerAddress {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "x-unit": "address" })
+        json_schema!({ "type": "string", "x-unit": "server" })
     }
 }
 
