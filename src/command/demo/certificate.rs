@@ -24,7 +24,8 @@ const VALID_DAYS: u32 = 2;
 pub(super) fn make() -> Result<Certificates, ErrorStack> {
     let authority_key = p256_key()?;
     let mut builder = builder("Sluice demo CA", &authority_key)?;
-    builder.set_issuer_name(&name("Sluice demo CA")?)?;
+    let issuer = name("Sluice demo CA")?;
+    builder.set_issuer_name(&issuer)?;
     builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
     builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build()?)?;
     builder.sign(&authority_key, MessageDigest::sha256())?;
@@ -61,7 +62,8 @@ fn builder(common_name: &str, key: &PKey<Private>) -> Result<X509Builder, ErrorS
     serial.rand(127, MsbOption::MAYBE_ZERO, false)?;
     builder.set_version(2)?;
     builder.set_serial_number(&*serial.to_asn1_integer()?)?;
-    builder.set_subject_name(&name(common_name)?)?;
+    let subject = name(common_name)?;
+    builder.set_subject_name(&subject)?;
     builder.set_not_before(&*Asn1Time::days_from_now(0)?)?;
     builder.set_not_after(&*Asn1Time::days_from_now(VALID_DAYS)?)?;
     builder.set_pubkey(key)?;

@@ -17,13 +17,13 @@ use super::Exit;
 use crate::server::{Server, Settings, StartError};
 use crate::{admin, ktls, ticket, tls, worker};
 
-/// Arguments of `sluice demo`.
-#[derive(Debug, clap::Args)]
+/// The options of `sluice demo`.
+#[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// Where to listen.
+    /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     pub listen: SocketAddr,
-    /// Check the proxy through its own socket (TLS 1.2 and 1.3, 4 MiB each way, every byte compared), then exit.
+    /// Check itself through the socket (TLS 1.2 and 1.3, 4 MiB each way, every byte compared), then exit
     #[arg(long)]
     pub once: bool,
 }
@@ -46,10 +46,10 @@ enum DemoError {
 /// Runs the demo: until ctrl-C, or with `--once` until it has checked itself.
 pub fn run(arguments: &Arguments) -> Exit {
     match demo(arguments) {
-        Ok(()) => Exit::Success,
+        Ok(()) => Exit::Ok,
         Err(error) => {
             eprintln!("sluice demo: {error}");
-            Exit::Failure
+            Exit::Failed
         }
     }
 }
