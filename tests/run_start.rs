@@ -31,10 +31,8 @@ fn summary_names_what_runs() {
 
 #[test]
 fn json_log_is_one_object_per_line() {
-    let mut proxy = Proxy::start(&Options {
-        arguments: vec!["--log-format", "json"],
-        ..Options::to(Backend::start().address)
-    });
+    let mut proxy =
+        Proxy::start(&Options { arguments: vec!["--log-format", "json"], ..Options::to(Backend::start().address) });
     proxy.signal(Signal::SIGTERM);
     proxy.wait();
     proxy.log().wait_for("every worker has ended");
@@ -98,8 +96,7 @@ fn short_of_descriptors_it_says_so_and_ends_or_serves_but_never_hangs() {
 
 #[test]
 fn descriptor_limit_is_raised_to_the_hard_one() {
-    let proxy =
-        Proxy::start(&Options { descriptors: Some((256, 4096)), ..Options::to(Backend::start().address) });
+    let proxy = Proxy::start(&Options { descriptors: Some((256, 4096)), ..Options::to(Backend::start().address) });
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(line.split_whitespace().collect::<Vec<_>>()[3..5], ["4096", "4096"]);
@@ -109,8 +106,7 @@ fn descriptor_limit_is_raised_to_the_hard_one() {
 
 #[test]
 fn too_few_descriptors_for_the_configuration_are_warned_about() {
-    let proxy =
-        Proxy::start(&Options { descriptors: Some((256, 1024)), ..Options::to(Backend::start().address) });
+    let proxy = Proxy::start(&Options { descriptors: Some((256, 1024)), ..Options::to(Backend::start().address) });
     let line = proxy.log().wait_for("descriptors are short");
     assert!(line.contains("WARN") && line.contains("limit=1024 needed=2256"), "{line}");
 }
@@ -140,7 +136,8 @@ fn log_that_nobody_reads_does_not_stop_the_service_and_what_is_dropped_is_counte
         ..Options::to(backend.address)
     });
     let address = proxy.address();
-    let dropped = || openmetrics::value(&proxy.metrics(), "sluice_log_lines_dropped_total").filter(|count| *count > 0.0);
+    let dropped =
+        || openmetrics::value(&proxy.metrics(), "sluice_log_lines_dropped_total").filter(|count| *count > 0.0);
     let more = || {
         (0..500).for_each(|_| drop(std::net::TcpStream::connect(address)));
         dropped()

@@ -110,7 +110,15 @@ struct Control {
 
 impl Control {
     fn new(server: Server, process: Arc<Process>, drain_timeout: Duration) -> Self {
-        Self { server, process, drain_timeout, is_told_to_stop: false, deadline: None, progress_due: Instant::now(), failure: None }
+        Self {
+            server,
+            process,
+            drain_timeout,
+            is_told_to_stop: false,
+            deadline: None,
+            progress_due: Instant::now(),
+            failure: None,
+        }
     }
 
     async fn run(mut self, mut signals: Signals, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {

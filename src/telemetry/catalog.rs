@@ -78,8 +78,7 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
-    let process =
-        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
+    let process = [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(counted).collect()
 }
