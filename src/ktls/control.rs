@@ -104,7 +104,9 @@ pub enum KeyUpdateRequest {
 /// Reads application data or one other record into `buffer`, without waiting. With a buffer of 16 KiB a record of another
 /// type always fits.
 ///
-/// Errors are those of the connection (reset, time-out); a bad record is [`Received::Fault`], and reported only once.
+/// Errors are those of the connection (reset, time-out); a bad record is [`Received::Fault`]. A fault is the last thing to
+/// be read: after one that was seen in the header the socket is silent for ever, and a record that did not authenticate
+/// is decrypted again by every read and keeps the socket readable.
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     match cmsg::receive_record(fd, buffer) {
         Ok(record) => Ok(received(record)),
