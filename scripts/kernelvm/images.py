@@ -56,12 +56,13 @@ class Cache:
         """The directory with virtme-ng's programs, in an environment of its own."""
         version = self.config["virtme-ng"]["version"]
         venv = self.directory / f"virtme-ng-{version}"
-        # Its programs name their interpreter by path, so a finished one is marked rather than moved into place.
-        if not (venv / "complete").is_file():
+        # Its programs name their interpreter by path: a finished one is marked with where it was made.
+        marker = venv / "complete"
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != str(venv):
             print(f"installing virtme-ng {version} into {venv}", flush=True)
             run([sys.executable, "-m", "venv", fresh(venv)])
             run([venv / "bin" / "pip", "install", "--quiet", f"virtme-ng=={version}"])
-            (venv / "complete").touch()
+            marker.write_text(str(venv), encoding="utf-8")
         return venv / "bin"
 
     def kernel(self, name):
