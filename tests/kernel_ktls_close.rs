@@ -81,7 +81,7 @@ fn close_after_waiting_for_room_delivers_everything_and_close_notify() {
                 socket::await_writable(&sender);
                 control::has_room_for_close(sender.as_fd()).unwrap()
             });
-            assert_eq!(control::send_close_notify(sender.as_fd()).unwrap(), Sent::Done);
+            assert_eq!(control::send_alert(sender.as_fd(), Alert::CLOSE_NOTIFY).unwrap(), Sent::Done);
             sender.shutdown(Shutdown::Write).unwrap();
             drop(sender);
             let (records, incomplete_bytes) = reader.join().unwrap();

@@ -51,6 +51,11 @@ pub struct SuiteSupport {
 }
 
 impl Capabilities {
+    /// Those of a kernel that was not asked.
+    pub fn unasked() -> Self {
+        Self::absent("", Absence::Unasked)
+    }
+
     /// Those of a kernel without TLS.
     pub fn absent(kernel: &str, absence: Absence) -> Self {
         Self {
