@@ -148,6 +148,42 @@ impl Plan {
         }
     }
 
+    /// Finds contradictions; the message names the setting, its value and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let wrong = |condition: bool, message: &str| if condition { Err(message.to_owned()) } else { Ok(()) };
+        wrong(self.connections == 0 || self.threads == 0, "connections and threads: at least 1 each")?;
+        wrong(self.threads > self.connections, "threads: at most as many as connections")?;
+        wrong(self.duration.is_zero(), "duration: more than nothing")?;
+        wrong(self.timeout.is_zero(), "timeout: more than nothing")?;
+        wrong(self.requests == Some(0), "requests: at least 1")?;
+        if let Some(rate) = self.rate {
+            wrong(
+                !(rate.is_finite() && rate > 0.0 && rate <= RATE_MAX),
+                "rate: above 0 and at most 10000000 per second",
+            )?;
+            wrong(self.scenario == Scenario::Idle, "rate: idle has no arrivals")?;
+        }
+        if let Some(path) = &self.path {
+            let is_clean = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+            wrong(!is_clean, "path: begins with / and has only printable ASCII without blanks")?;
+        }
+        let needs_tls = |scenario| matches!(scenario, Scenario::Handshake | Scenario::Resume);
+        let asks_handshakes = needs_tls(self.scenario) || self.weights.keys().any(|scenario| needs_tls(*scenario));
+        wrong(asks_handshakes && self.tls.is_none(), "handshakes need a target with TLS")?;
+        let is_mixed = self.scenario == Scenario::Mixed;
+        wrong(is_mixed && self.weights.values().all(|weight| *weight == 0), "mixed: at least one weight")?;
+        wrong(
+            self.scenario == Scenario::Transfer && self.direction == Direction::Both && self.connections < 2,
+            "direction both: at least 2 connections",
+        )
+    }
+
+    /// Name or address of the target, without the port.
+    pub fn host(&self) -> &str {
+        let host = self.target.rsplit_once(':').map_or(self.target.as_str(), |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The path that GET requests ask for.
     pub fn download_path(&self) -> String {
         self.path.clone().unwrap_or_else(|| format!("/bytes/{}", self.body_bytes))
@@ -190,5 +226,50 @@ impl TlsPlan {
             alpn: self.alpn.clone(),
             verified: self.trust != Trust::Insecure,
         }
+    }
+}
+
+/// Largest rate that can be asked, per second.
+const RATE_MAX: f64 = 1e7;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan::new(Scenario::Request, "127.0.0.1:443".parse().unwrap())
+    }
+
+    #[test]
+    fn default_plan_has_no_contradiction() {
+        assert_eq!(plan().check(), Ok(()));
+    }
+
+    #[test]
+    fn rate_that_is_not_a_positive_number_is_refused() {
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let message = Plan { rate: Some(rate), ..plan() }.check().unwrap_err();
+            assert!(message.starts_with("rate"), "{message}");
+        }
+    }
+
+    #[test]
+    fn path_that_could_smuggle_a_header_is_refused() {
+        let message = Plan { path: Some("/a HTTP/1.1\r\nX: y".to_owned()), ..plan() }.check().unwrap_err();
+        assert!(message.starts_with("path"), "{message}");
+    }
+
+    #[test]
+    fn handshakes_without_tls_are_refused() {
+        let plan = Plan { scenario: Scenario::Handshake, ..plan() };
+        assert!(plan.check().unwrap_err().contains("TLS"));
+    }
+
+    #[test]
+    fn host_of_an_address_has_no_brackets_and_no_port() {
+        let plan = Plan { target: "[::1]:443".to_owned(), ..plan() };
+        assert_eq!(plan.host(), "::1");
     }
 }
