@@ -44,14 +44,15 @@ impl Processes {
         Self { roots: vec![Pid::this().as_raw()] }
     }
 
-    /// The accounts of the trees now.
-    pub fn read(&self) -> Reading {
-        Reading { accounts: self.members().into_iter().filter_map(|pid| Some((pid, account(pid)?))).collect() }
+    /// The accounts of `members` now. Takes some 0.1 ms for each, where [`Processes::members`] looks at every process
+    /// of the machine: call that one before the moment that counts.
+    pub fn read(members: &BTreeSet<i32>) -> Reading {
+        Reading { accounts: members.iter().filter_map(|&pid| Some((pid, account(pid)?))).collect() }
     }
 
     /// The accounts of the roots alone, whose children are somebody else's business.
     pub fn read_roots(&self) -> Reading {
-        Reading { accounts: self.roots.iter().filter_map(|&pid| Some((pid, account(pid)?))).collect() }
+        Self::read(&self.roots.iter().copied().collect())
     }
 
     /// Proportional set size of the trees; 0 when none of it could be read.
@@ -64,7 +65,8 @@ impl Processes {
         known.accounts.keys().filter_map(|&pid| cpu_time(pid)).sum()
     }
 
-    fn members(&self) -> BTreeSet<i32> {
+    /// The roots and all their descendants.
+    pub fn members(&self) -> BTreeSet<i32> {
         let mut members: BTreeSet<i32> = self.roots.iter().copied().collect();
         let parents = parents();
         // A child may be listed before its parent: repeat until nothing is added. Bounded by the tree's depth.

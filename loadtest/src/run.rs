@@ -5,6 +5,7 @@
 
 mod conclude;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -132,10 +133,10 @@ pub fn run(plan: &Plan, watch: &dyn Watch) -> Result<RunResult, RunError> {
     }
     crew.control.enter(Phase::Measure);
     let slices = crew.measure(plan, &begin, watch);
-    let end = meter.read_at(crew.finished_at());
-    let pss_after = target.pss_bytes();
     let was_interrupted = watch.interrupted();
-    crew.control.enter(Phase::Drain);
+    // Memory first: when draining begins, the connections go.
+    let pss_after = target.pss_bytes();
+    let end = meter.read_last(plan);
     let report = crew.join()?;
     Ok(conclude::result(conclude::Ingredients {
         plan,
@@ -169,15 +170,30 @@ struct Meter<'a> {
 
 impl Meter<'_> {
     fn read(&self) -> Moment {
-        self.read_at(None)
+        let members = self.target.members();
+        self.read_members(&members)
     }
 
-    /// Reads now; `at` is the moment that counts, if the threads ended before.
-    fn read_at(&self, at: Option<Instant>) -> Moment {
+    /// The last reading: draining begins with it, so that what the harness does afterwards costs the target nothing
+    /// that is counted. Idle connections would not outlive that.
+    fn read_last(&self, plan: &Plan) -> Moment {
+        let members = self.target.members();
+        if plan.scenario == Scenario::Idle {
+            let moment = self.read_members(&members);
+            self.crew.control.enter(Phase::Drain);
+            return moment;
+        }
+        self.crew.control.enter(Phase::Drain);
+        let moment = self.read_members(&members);
+        // Without work there was no time either.
+        Moment { at: self.crew.finished_at().unwrap_or(moment.at), ..moment }
+    }
+
+    fn read_members(&self, members: &BTreeSet<i32>) -> Moment {
         Moment {
-            at: at.unwrap_or_else(Instant::now),
+            at: Instant::now(),
             counts: self.crew.counts(),
-            target: self.target.read(),
+            target: Processes::read(members),
             client: self.client.read_roots(),
             machine: machine::Reading::now(),
         }

@@ -70,7 +70,8 @@ impl Client {
     pub fn new(plan: &TlsPlan, host: &str) -> Result<Self, TlsPlanError> {
         let slots = Ssl::new_ex_index::<SessionSlot>()?;
         let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
-        builder.set_mode(SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
+        builder
+            .set_mode(SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
         builder.set_options(SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION);
         builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         builder.set_new_session_callback(move |ssl, session| {
@@ -198,9 +199,9 @@ fn set_algorithms(builder: &mut SslContextBuilder, plan: &TlsPlan) -> Result<(),
 fn set_trust(builder: &mut SslContextBuilder, trust: &Trust) -> Result<(), TlsPlanError> {
     builder.set_verify(if *trust == Trust::Insecure { SslVerifyMode::NONE } else { SslVerifyMode::PEER });
     match trust {
-        Trust::Ca(path) => builder
-            .set_ca_file(path)
-            .map_err(|source| TlsPlanError::Roots { path: path.display().to_string(), source }),
+        Trust::Ca(path) => {
+            builder.set_ca_file(path).map_err(|source| TlsPlanError::Roots { path: path.display().to_string(), source })
+        }
         Trust::System => Ok(builder.set_default_verify_paths()?),
         Trust::Insecure => Ok(()),
     }
@@ -245,8 +246,11 @@ mod tests {
 
     #[test]
     fn suite_of_the_other_version_is_refused() {
-        let plan =
-            TlsPlan { version: Some(TlsVersion::Tls12), suite: Some("TLS_AES_128_GCM_SHA256".to_owned()), ..insecure() };
+        let plan = TlsPlan {
+            version: Some(TlsVersion::Tls12),
+            suite: Some("TLS_AES_128_GCM_SHA256".to_owned()),
+            ..insecure()
+        };
         let message = Client::new(&plan, "localhost").err().unwrap().to_string();
         assert!(message.contains("belongs to TLS 1.3"), "{message}");
     }

@@ -192,7 +192,8 @@ impl Drop for Connection {
     }
 }
 
-fn is_alert(error: &openssl::ssl::Error) -> bool {
+/// The peer sent an alert other than close_notify.
+pub(super) fn is_alert(error: &openssl::ssl::Error) -> bool {
     let reasons = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
     reasons.iter().filter_map(|error| error.reason()).any(|reason| reason.contains("alert"))
 }

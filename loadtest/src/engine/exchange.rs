@@ -36,7 +36,8 @@ impl Request {
 
 fn head(method: &str, host: &str, path: &str, after: After, framing: &str) -> Vec<u8> {
     let connection = if after == After::Close { "Connection: close\r\n" } else { "" };
-    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sluice-load\r\n{framing}{connection}\r\n").into_bytes()
+    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sluice-load\r\n{framing}{connection}\r\n")
+        .into_bytes()
 }
 
 /// Whether the connection can take another request.

@@ -9,11 +9,12 @@ use openssl::ssl::{HandshakeError, SslStream};
 use openssl::x509::X509VerifyResult;
 
 use crate::engine::client_tls::{Client, negotiated};
+use crate::engine::connection;
 use crate::plan::Plan;
 use crate::result::Negotiated;
 use crate::run::RunError;
 
-/// Connects once and closes in order. `None` for a target without TLS.
+/// Connects once. `None` for a target without TLS.
 pub fn probe(plan: &Plan) -> Result<Option<Negotiated>, RunError> {
     let client = match &plan.tls {
         Some(tls) => Some(Client::new(tls, plan.host()).map_err(|error| RunError::Plan(error.to_string()))?),
@@ -26,10 +27,28 @@ pub fn probe(plan: &Plan) -> Result<Option<Negotiated>, RunError> {
     match ssl.connect(tcp) {
         Ok(mut stream) => {
             let negotiated = negotiated(stream.ssl());
+            if let Some(reason) = alert(&mut stream) {
+                return Err(RunError::Handshake { target: plan.target.clone(), reason });
+            }
             say_goodbye(&mut stream);
             Ok(Some(negotiated))
         }
         Err(error) => Err(refusal(plan, &error)),
+    }
+}
+
+/// The target's alert, if it has one to send: in TLS 1.3 it refuses a missing client certificate only after the client
+/// has finished. A goodbye would meet a connection that the target has given up, and the reset would take the alert
+/// away; so listen first.
+fn alert(stream: &mut SslStream<TcpStream>) -> Option<String> {
+    stream.get_ref().set_read_timeout(Some(ALERT_TIMEOUT)).ok()?;
+    let mut scrap = [0; 4096];
+    loop {
+        match stream.ssl_read(&mut scrap) {
+            Ok(1..) => {}
+            Ok(0) => return None,
+            Err(error) => return connection::is_alert(&error).then(|| error.to_string()),
+        }
     }
 }
 
@@ -77,4 +96,6 @@ fn local(source: io::Error) -> RunError {
     RunError::Local { what: "setting socket options", source }
 }
 
+/// How long the probe listens for an alert.
+const ALERT_TIMEOUT: Duration = Duration::from_millis(100);
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);

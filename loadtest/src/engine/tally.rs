@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -16,6 +16,7 @@ use crate::result::{ErrorClass, Latency, Scenario};
 pub struct Control {
     phase: AtomicU8,
     budget: AtomicI64,
+    ended: OnceLock<Instant>,
 }
 
 /// Where a run is.
@@ -35,7 +36,7 @@ impl Control {
     /// A run of at most `requests` units of work.
     pub fn new(requests: Option<u64>) -> Arc<Self> {
         let budget = requests.map_or(i64::MAX, |count| i64::try_from(count).unwrap_or(i64::MAX));
-        Arc::new(Self { phase: AtomicU8::new(0), budget: AtomicI64::new(budget) })
+        Arc::new(Self { phase: AtomicU8::new(0), budget: AtomicI64::new(budget), ended: OnceLock::new() })
     }
 
     /// The current phase.
@@ -50,12 +51,20 @@ impl Control {
 
     /// Moves on.
     pub fn enter(&self, phase: Phase) {
+        if phase == Phase::Drain {
+            self.ended.get_or_init(Instant::now);
+        }
         self.phase.store(phase as u8, Relaxed);
     }
 
     /// Takes one unit of work, unless there is none left or the run is over.
     pub fn claim(&self) -> bool {
         self.phase() != Phase::Drain && self.budget.load(Relaxed) > 0 && self.budget.fetch_sub(1, Relaxed) > 0
+    }
+
+    /// When [`Phase::Drain`] began.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended.get().copied()
     }
 
     /// No more work can be claimed.

@@ -86,8 +86,8 @@ impl Job {
         let end = Instant::now();
         let _ = self.events.send(Event::Finished(end));
         gate.end();
-        let drained = watcher.await.unwrap_or(end);
-        for age in gate.unstarted(drained) {
+        watcher.await;
+        for age in gate.unstarted(self.control.ended_at().unwrap_or(end)) {
             context.tally.record(self.plan.scenario, age);
         }
         let farewells: Vec<_> = done.into_iter().map(|slot| monoio::spawn(slot.close())).collect();
@@ -149,17 +149,12 @@ async fn pace(gate: Rc<Gate>) -> std::io::Result<()> {
     gate.pace().await
 }
 
-/// Ends the gate when the run is over; gives the moment when the measurement ended, if it was the main thread that
-/// ended it.
-async fn watch_end(gate: Rc<Gate>, control: Arc<Control>) -> Option<Instant> {
-    while !control.is_over() {
-        if gate.is_ended() {
-            return None;
-        }
+/// Ends the gate when the run is over.
+async fn watch_end(gate: Rc<Gate>, control: Arc<Control>) {
+    while !control.is_over() && !gate.is_ended() {
         monoio::time::sleep(END_INTERVAL).await;
     }
     gate.end();
-    (control.phase() == Phase::Drain).then(Instant::now)
 }
 
 const START_INTERVAL: Duration = Duration::from_millis(1);

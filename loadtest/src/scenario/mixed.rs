@@ -80,7 +80,8 @@ mod tests {
         for _ in 0..1000 {
             *counts.entry(draw.next().unwrap()).or_insert(0) += 1;
         }
-        let expected = BTreeMap::from([(Scenario::Request, 700), (Scenario::Handshake, 200), (Scenario::Transfer, 100)]);
+        let expected =
+            BTreeMap::from([(Scenario::Request, 700), (Scenario::Handshake, 200), (Scenario::Transfer, 100)]);
         assert_eq!(counts, expected);
     }
 
@@ -89,7 +90,8 @@ mod tests {
         let weights = BTreeMap::from([(Scenario::Request, 3), (Scenario::Handshake, 1)]);
         let mut draw = Draw::new(&weights, 0);
         let drawn: Vec<_> = (0..8).filter_map(|_| draw.next()).collect();
-        let at: Vec<_> = drawn.iter().enumerate().filter(|(_, kind)| **kind == Scenario::Handshake).map(|(n, _)| n).collect();
+        let at: Vec<_> =
+            drawn.iter().enumerate().filter(|(_, kind)| **kind == Scenario::Handshake).map(|(n, _)| n).collect();
         assert_eq!(at[1] - at[0], 4);
     }
 }

@@ -87,7 +87,14 @@ impl Drop for Held {
 impl Slot {
     /// An empty slot.
     pub fn new(context: Rc<Context>, index: usize) -> Self {
-        Self { context, index, held: None, session: SessionSlot::default(), buffer: Vec::new(), draw: mixed::Draw::default() }
+        Self {
+            context,
+            index,
+            held: None,
+            session: SessionSlot::default(),
+            buffer: Vec::new(),
+            draw: mixed::Draw::default(),
+        }
     }
 
     /// Does what comes before the work: opens kept-alive connections, fetches the first ticket. Failures count.
