@@ -313,3 +313,26 @@ fn answering_backend() -> SocketAddr {
     });
     address
 }
+
+#[test]
+fn every_field_of_the_stored_comparison_is_documented() {
+    fn keys(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    found.insert(key.clone());
+                    keys(value, found);
+                }
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    keys(&serde_json::to_value(golden()).unwrap(), &mut found);
+    let schema = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SCHEMA.md")).unwrap();
+    // Numbers of a doubt depend on its kind; result.rs lists them.
+    let undocumented: Vec<_> =
+        found.iter().filter(|key| !schema.contains(&format!("`{key}`")) && *key != "cpu_share").collect();
+    assert!(undocumented.is_empty(), "not in SCHEMA.md: {undocumented:?}");
+}

@@ -80,7 +80,15 @@ fn values(candidate: &Candidate, terms: &Terms<'_>) -> Vec<(&'static str, String
         Product::Sluice => vec![
             ("proxy_cpu", terms.proxy_cpu.to_string()),
             ("admin_port", terms.admin_port.to_string()),
-            ("kernel_tls", if kernel { "auto" } else { "off" }.to_owned()),
+            ("ticket_lifetime", switch(terms.tickets, "12h", "0s")),
+            (
+                "kernel_tls",
+                match candidate.records {
+                    Records::Userspace => "off".to_owned(),
+                    Records::Kernel => "always".to_owned(),
+                    Records::Chosen => "auto".to_owned(),
+                },
+            ),
         ],
         Product::Nginx => {
             let module = candidate.build.stream_module.as_ref().ok().and_then(Option::as_ref);

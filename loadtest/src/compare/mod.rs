@@ -93,7 +93,7 @@ struct Selection {
     /// CPUs of client and backend; without it all the others
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     load_cpus: Vec<usize>,
-    /// Adds a +ktls variant of every proxy that can hand its records to the kernel (Linux module tls)
+    /// Adds a +ktls variant of every proxy that can hand its records to the kernel, and +auto of one that decides itself
     #[arg(long)]
     kernel_tls: bool,
     /// What readers of the report should know, e.g. that CPU time was counted in instructions
@@ -154,7 +154,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     report::write(&comparison, &args.out)?;
     print!("{}", report::table::text(&comparison));
     println!("\nWritten to {}: compare.json, table.md, index.html", args.out.display());
-    Ok(exit_code(&comparison))
+    Ok(exit_code(&comparison, &selection.subject))
 }
 
 /// Prints what a comparison with the same arguments would do.
@@ -255,7 +255,7 @@ impl Selection {
     }
 }
 
-fn exit_code(comparison: &Comparison) -> ExitCode {
+fn exit_code(comparison: &Comparison, subject: &str) -> ExitCode {
     if comparison.interrupted {
         return ExitCode::from(130);
     }
@@ -264,7 +264,8 @@ fn exit_code(comparison: &Comparison) -> ExitCode {
         let best = scenario.ratios.iter().find(|ratio| Some(&ratio.peer) == scenario.best_peer.as_ref());
         best.is_some_and(|ratio| ratio.spread.is_none())
     };
-    let is_doubtful = has_failures || comparison.scenarios.iter().any(is_refused);
+    let is_without_subject = comparison.absent.iter().any(|absent| absent.name == subject);
+    let is_doubtful = has_failures || is_without_subject || comparison.scenarios.iter().any(is_refused);
     if is_doubtful { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

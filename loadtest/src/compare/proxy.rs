@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -54,6 +55,15 @@ impl Product {
             Self::Stunnel => &[("", Mode::Tcp, include_str!("../../peers/stunnel.conf"))],
         }
     }
+
+    /// Who can protect its records, userspace first: ending of the proxy's name, and the choice.
+    fn variants(self) -> &'static [(&'static str, Records)] {
+        match self {
+            Self::Sluice => &[("", Records::Userspace), ("+ktls", Records::Kernel), ("+auto", Records::Chosen)],
+            Self::Nginx | Self::HaProxy => &[("", Records::Userspace), ("+ktls", Records::Kernel)],
+            Self::Hitch | Self::Stunnel => &[("", Records::Userspace)],
+        }
+    }
 }
 
 /// What a proxy does with the bytes inside TLS.
@@ -79,8 +89,20 @@ impl Mode {
 pub enum Records {
     /// The proxy or its library.
     Userspace,
-    /// The kernel, where the proxy can hand them over.
+    /// The kernel, from the first byte after the handshake.
     Kernel,
+    /// What the proxy decides by its own policy, direction by direction.
+    Chosen,
+}
+
+impl Records {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
+            Self::Chosen => "chosen",
+        }
+    }
 }
 
 /// A build that the user added: `name=PATH`. The name starts with the product's.
@@ -162,10 +184,7 @@ impl Candidate {
             name: self.name.clone(),
             subject: self.name == subject,
             mode: self.mode.label().to_owned(),
-            records: match self.records {
-                Records::Userspace => "userspace".to_owned(),
-                Records::Kernel => "kernel".to_owned(),
-            },
+            records: self.records.label().to_owned(),
             binary: self.build.binary.display().to_string(),
             version: self.build.version.clone(),
             tls_library: self.build.tls_library.clone(),
@@ -182,7 +201,7 @@ pub struct Search {
     pub builds: Vec<Build>,
     /// Names, or their beginnings up to a `-` or `+`; empty is everybody.
     pub only: Vec<String>,
-    /// Adds a `+ktls` variant of each proxy that can hand records to the kernel.
+    /// Adds a `+ktls` variant of each proxy that can hand records to the kernel, and `+auto` of one that decides.
     pub with_kernel_tls: bool,
 }
 
@@ -227,13 +246,13 @@ fn add(
         }
     };
     for (ending, mode, template) in product.modes() {
-        let variants = [("", Records::Userspace), ("+ktls", Records::Kernel)];
-        for (variant, records) in variants.into_iter().take(if search.with_kernel_tls { 2 } else { 1 }) {
+        let variants = product.variants().iter().take(if search.with_kernel_tls { usize::MAX } else { 1 });
+        for (variant, records) in variants {
             let candidate = Candidate {
                 name: format!("{name}{ending}{variant}"),
                 product,
                 mode: *mode,
-                records,
+                records: *records,
                 template,
                 build: facts.clone(),
             };
@@ -256,12 +275,16 @@ fn obstacle(candidate: &Candidate) -> Option<String> {
     if candidate.records == Records::Userspace {
         return None;
     }
-    match candidate.product {
-        Product::Sluice | Product::Nginx => None,
-        Product::HaProxy if candidate.build.is_at_least(3, 3) => None,
-        Product::HaProxy => Some("kernel TLS needs HAProxy 3.3 or later".to_owned()),
-        Product::Hitch | Product::Stunnel => Some("it has no kernel TLS".to_owned()),
+    if !kernel_has_tls() {
+        return Some("this kernel offers no TLS to TCP sockets (modprobe tls)".to_owned());
     }
+    let is_too_old = candidate.product == Product::HaProxy && !candidate.build.is_at_least(3, 3);
+    is_too_old.then(|| "kernel TLS needs HAProxy 3.3 or later".to_owned())
+}
+
+fn kernel_has_tls() -> bool {
+    let layers = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    layers.split_whitespace().any(|layer| layer == "tls")
 }
 
 /// Whether `name` is selected by `only`.

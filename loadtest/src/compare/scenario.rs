@@ -135,7 +135,7 @@ impl Case {
         plan.tls = Some(TlsPlan {
             version: Some(self.version),
             suite: Some(self.suite().to_owned()),
-            group: Some(GROUPS.to_owned()),
+            group: Some(self.groups().to_owned()),
             trust: Trust::Ca(load.root.to_owned()),
             server_name: Some(SERVER_NAME.to_owned()),
             ..TlsPlan::default()
@@ -152,6 +152,15 @@ impl Case {
         // A handshake with no request behind it would let http modes skip the backend connection that tcp modes make.
         plan.requests_per_connection = 1;
         plan
+    }
+
+    /// The proxies offer [`GROUPS`] alone, so that is what the key exchange uses. RFC 8422 section 5.1.1: in TLS 1.2 the
+    /// client's list must also have the curve of the server's ECDSA key.
+    fn groups(&self) -> &'static str {
+        match (self.version, self.key_type) {
+            (TlsVersion::Tls12, KeyType::EcdsaP256) => "X25519:P-256",
+            _ => GROUPS,
+        }
     }
 
     fn suite(&self) -> &'static str {

@@ -103,7 +103,7 @@ pub struct Proxy {
     pub subject: bool,
     /// `tcp` relays bytes, `http` parses requests.
     pub mode: String,
-    /// `userspace`, or `kernel` where the proxy was told to use kernel TLS.
+    /// `userspace`; `kernel` where the proxy was told to use kernel TLS; `chosen` where it decides by its own policy.
     pub records: String,
     /// Path of the program.
     pub binary: String,

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::certificate::{self, Identity, KeyType};
 use super::instance::{self, Ground, Instance};
@@ -71,6 +71,10 @@ pub fn run(mut session: Session<'_>, progress: &Progress) -> anyhow::Result<Outc
             false
         }
     });
+    if session.candidates.is_empty() {
+        let reasons: Vec<String> = absent.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
+        bail!("no proxy can run: {}", reasons.join("; "));
+    }
     let proxies: Vec<Proxy> = session.candidates.iter().map(|one| one.describe(session.subject)).collect();
     let scenarios = Bench { session: &session, ground, identities: &identities, progress }.run(&proxies);
     Ok(Outcome { proxies, absent, scenarios, elapsed: begin.elapsed() })
