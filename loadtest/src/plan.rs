@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::runtime::Engine;
 use crate::result::{Scenario, Settings, TlsSettings};
 
 /// One run. [`Plan::new`] gives closed loop, 16 connections, 5 seconds, one thread; set the rest as needed.
@@ -46,6 +47,8 @@ pub struct Plan {
     pub weights: BTreeMap<Scenario, u32>,
     /// Longest wait for connect, for a handshake, and for progress of a request.
     pub timeout: Duration,
+    /// How the threads wait; `None` takes the best that this kernel has.
+    pub engine: Option<Engine>,
 }
 
 /// Direction of bulk bodies.
@@ -145,6 +148,7 @@ impl Plan {
             requests_per_connection: 0,
             weights: BTreeMap::new(),
             timeout: Duration::from_secs(10),
+            engine: None,
         }
     }
 
@@ -182,6 +186,11 @@ impl Plan {
     pub fn host(&self) -> &str {
         let host = self.target.rsplit_once(':').map_or(self.target.as_str(), |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Some of the work offers tickets.
+    pub fn resumes(&self) -> bool {
+        self.scenario == Scenario::Resume || self.weights.contains_key(&Scenario::Resume)
     }
 
     /// The path that GET requests ask for.

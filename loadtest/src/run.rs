@@ -117,7 +117,7 @@ pub fn run(plan: &Plan, watch: &dyn Watch) -> Result<RunResult, RunError> {
     raise_descriptor_limit(plan.connections)?;
     let negotiated = probe(plan)?;
     let target = Processes::new(&plan.pids).map_err(|(pid, source)| RunError::Pid { pid, source })?;
-    let engine = Engine::detect();
+    let engine = plan.engine.unwrap_or_else(Engine::detect);
     let pss_before = target.pss_bytes();
 
     let mut crew = Crew::start(plan, engine)?;

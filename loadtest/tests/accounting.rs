@@ -202,6 +202,24 @@ fn mixed_operations_keep_their_weights_and_add_up() {
 }
 
 #[test]
+fn every_engine_counts_the_same_in_closed_and_in_open_loop() {
+    use sluice_loadtest::engine::runtime::Engine;
+    for engine in [Engine::RingDeferred, Engine::RingCooperative, Engine::RingPlain, Engine::Epoll] {
+        let target = Target::start(Behaviour::default());
+        for rate in [None, Some(400.0)] {
+            let before = target.requests();
+            let plan = Plan { engine: Some(engine), rate, requests: Some(100), ..target.plan(Scenario::Request) };
+            let result = run(&Plan { duration: Duration::from_secs(5), ..plan });
+            assert_eq!((result.work.count, result.errors.len()), (100, 0), "{engine:?} {rate:?} {result:#?}");
+            assert_eq!(target.requests() - before, 100, "{engine:?} {rate:?}");
+            assert_eq!(result.settings.engine, engine.label());
+        }
+        let result = run(&Plan { engine: Some(engine), requests: Some(30), ..target.plan(Scenario::Resume) });
+        assert_eq!(result.resumption.unwrap().resumed, 30, "{engine:?}");
+    }
+}
+
+#[test]
 fn warm_up_is_done_and_not_counted() {
     let target = Target::start(Behaviour::default());
     let plan = Plan {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::engine::runtime::Engine;
 use crate::plan::{Plan, TlsPlan, TlsVersion, Trust};
 use crate::result::Scenario;
 use crate::run::RunError;
@@ -45,6 +46,9 @@ pub(super) struct LoadArgs {
     /// Longest wait for a connect, a handshake, or progress of an answer
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// How the client waits for its sockets; without it the best that this kernel has
+    #[arg(long, value_enum)]
+    engine: Option<Engine>,
     /// Print the result as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -65,7 +69,7 @@ struct TlsArgs {
     /// The only suite offered, IANA or OpenSSL name
     #[arg(long)]
     suite: Option<String>,
-    /// Groups offered, OpenSSL list (X25519:P-256)
+    /// Groups offered, OpenSSL list (X25519:P-256); in TLS 1.2 the curve of an ECDSA certificate must be among them
     #[arg(long, value_name = "LIST")]
     group: Option<String>,
     /// Signature algorithms offered, OpenSSL list; ECDSA+SHA256 or RSA-PSS+SHA256 chooses the certificate
@@ -124,6 +128,7 @@ impl LoadArgs {
         plan.cpus.clone_from(&self.cpus);
         plan.pids.clone_from(&self.pid);
         plan.timeout = self.timeout;
+        plan.engine = self.engine;
         Ok(plan)
     }
 

@@ -66,21 +66,29 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for `plan`; `host` is the name or address of the target.
-    pub fn new(plan: &TlsPlan, host: &str) -> Result<Self, TlsPlanError> {
+    /// A client for `plan`; `host` is the name or address of the target. Only with [`Sessions::Keep`] do tickets come
+    /// into the slots of [`Client::start`].
+    pub fn new(plan: &TlsPlan, host: &str, sessions: Sessions) -> Result<Self, TlsPlanError> {
         let slots = Ssl::new_ex_index::<SessionSlot>()?;
         let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
         builder
             .set_mode(SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
         builder.set_options(SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION);
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-        builder.set_new_session_callback(move |ssl, session| {
-            if let Some(slot) = ssl.ex_data(slots)
-                && let Ok(mut slot) = slot.lock()
-            {
-                *slot = Some(session);
+        match sessions {
+            Sessions::Drop => {
+                builder.set_session_cache_mode(SslSessionCacheMode::OFF);
             }
-        });
+            Sessions::Keep => {
+                builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+                builder.set_new_session_callback(move |ssl, session| {
+                    if let Some(slot) = ssl.ex_data(slots)
+                        && let Ok(mut slot) = slot.lock()
+                    {
+                        *slot = Some(session);
+                    }
+                });
+            }
+        }
         set_algorithms(&mut builder, plan)?;
         set_trust(&mut builder, &plan.trust)?;
         if !plan.alpn.is_empty() {
@@ -122,6 +130,15 @@ impl Client {
         }
         Ok((ssl, offer))
     }
+}
+
+/// What a client does with the tickets it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// Reads them and forgets them. The target still issues them: the handshake is the one that browsers do.
+    Drop,
+    /// Keeps the newest in the slot of its connection.
+    Keep,
 }
 
 /// What a handshake offers for resumption.
@@ -240,7 +257,7 @@ mod tests {
     #[test]
     fn unknown_group_is_named_in_the_error() {
         let plan = TlsPlan { group: Some("X25518".to_owned()), ..insecure() };
-        let message = Client::new(&plan, "localhost").err().unwrap().to_string();
+        let message = Client::new(&plan, "localhost", Sessions::Drop).err().unwrap().to_string();
         assert!(message.contains("group \"X25518\""), "{message}");
     }
 
@@ -251,7 +268,7 @@ mod tests {
             suite: Some("TLS_AES_128_GCM_SHA256".to_owned()),
             ..insecure()
         };
-        let message = Client::new(&plan, "localhost").err().unwrap().to_string();
+        let message = Client::new(&plan, "localhost", Sessions::Drop).err().unwrap().to_string();
         assert!(message.contains("belongs to TLS 1.3"), "{message}");
     }
 
@@ -259,13 +276,13 @@ mod tests {
     fn tls12_suite_is_taken_in_iana_and_in_openssl_form() {
         for suite in ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
             let plan = TlsPlan { suite: Some(suite.to_owned()), ..insecure() };
-            Client::new(&plan, "localhost").expect(suite);
+            Client::new(&plan, "localhost", Sessions::Drop).expect(suite);
         }
     }
 
     #[test]
     fn alpn_protocol_of_no_bytes_is_refused() {
         let plan = TlsPlan { alpn: vec![String::new()], ..insecure() };
-        assert!(matches!(Client::new(&plan, "localhost"), Err(TlsPlanError::Alpn(_))));
+        assert!(matches!(Client::new(&plan, "localhost", Sessions::Drop), Err(TlsPlanError::Alpn(_))));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use openssl::ssl::{HandshakeError, SslStream};
 use openssl::x509::X509VerifyResult;
 
-use crate::engine::client_tls::{Client, negotiated};
+use crate::engine::client_tls::{Client, Sessions, negotiated};
 use crate::engine::connection;
 use crate::plan::Plan;
 use crate::result::Negotiated;
@@ -17,7 +17,9 @@ use crate::run::RunError;
 /// Connects once. `None` for a target without TLS.
 pub fn probe(plan: &Plan) -> Result<Option<Negotiated>, RunError> {
     let client = match &plan.tls {
-        Some(tls) => Some(Client::new(tls, plan.host()).map_err(|error| RunError::Plan(error.to_string()))?),
+        Some(tls) => {
+            Some(Client::new(tls, plan.host(), Sessions::Drop).map_err(|error| RunError::Plan(error.to_string()))?)
+        }
         None => None,
     };
     let tcp = TcpStream::connect_timeout(&plan.address, plan.timeout).map_err(|error| unreachable(plan, &error))?;

@@ -9,13 +9,16 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// How a thread waits for its sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Engine {
     /// A ring whose completions run only when this thread asks for them. Linux 6.1.
+    #[value(name = "io_uring-deferred")]
     RingDeferred,
     /// A ring that does not interrupt its thread. Linux 5.19.
+    #[value(name = "io_uring-cooperative")]
     RingCooperative,
     /// A ring without flags: about half as many requests per CPU-second as the best one.
+    #[value(name = "io_uring-plain")]
     RingPlain,
     /// No ring.
     Epoll,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use crate::engine::client_tls::Client;
+use crate::engine::client_tls::{Client, Sessions};
 use crate::engine::pace::{Gate, Permits, Schedule};
 use crate::engine::runtime::{Engine, pin_to};
 use crate::engine::socket::{SWEEP_INTERVAL, Thread};
@@ -48,8 +48,11 @@ impl Job {
             let cpu = self.plan.cpus[self.index % self.plan.cpus.len()];
             pin_to(cpu).map_err(|source| RunError::Local { what: "pinning a thread to its CPU", source })?;
         }
+        let sessions = if self.plan.resumes() { Sessions::Keep } else { Sessions::Drop };
         let client = match &self.plan.tls {
-            Some(tls) => Some(Client::new(tls, self.plan.host()).map_err(|error| RunError::Plan(error.to_string()))?),
+            Some(tls) => {
+                Some(Client::new(tls, self.plan.host(), sessions).map_err(|error| RunError::Plan(error.to_string()))?)
+            }
             None => None,
         };
         let engine = self.engine;
