@@ -84,7 +84,8 @@ impl Watch for Progress {
 
 fn summary(case: &Case, run: &Run) -> String {
     let Some(result) = &run.result else {
-        return format!("failed: {}", run.failure.as_deref().unwrap_or("interrupted"));
+        let reason: Vec<&str> = run.failure.as_deref().unwrap_or("interrupted").split_whitespace().collect();
+        return format!("failed: {}", reason.join(" "));
     };
     let figure = match case.figure.of(result) {
         Some(value) => format!("{:.1} {}", case.figure.scaled(value), case.figure.unit()),

@@ -199,9 +199,7 @@ fn tickets(scenario: &ScenarioComparison, proxy: &str) -> Option<usize> {
     if scenario.figure != Figure::HandshakesPerCpuSecond || scenario.tickets != Tickets::Off {
         return None;
     }
-    let probe = scenario.runs.iter().filter(|run| run.proxy == proxy).find_map(|run| run.probe)?;
-    // TLS 1.2 has at most one ticket; whether it resumes says whether there was one.
-    Some(probe.tickets.unwrap_or(usize::from(probe.resumes)))
+    scenario.runs.iter().filter(|run| run.proxy == proxy).find_map(|run| run.probe)?.tickets
 }
 
 /// Largest (max - min) / median of the pairs that is believed. Work per CPU-second repeats within some percent even

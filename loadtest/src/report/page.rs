@@ -63,9 +63,12 @@ fn head(html: &mut String, comparison: &Comparison) {
 }
 
 fn overview(html: &mut String, comparison: &Comparison) -> anyhow::Result<()> {
-    let _ = writeln!(html, "<section>\n<h2>Against the best peer</h2>\n<p class=\"faint\">{}</p>", {
-        escape(table::READING).replacen("`level`", "<i>level</i>", 1)
-    });
+    let title = match words::subject(comparison) {
+        Some(subject) => format!("{} against the best peer", subject.name),
+        None => "The best peer".to_owned(),
+    };
+    let reading = escape(table::READING).replacen("`level`", "<i>level</i>", 1);
+    let _ = writeln!(html, "<section>\n<h2>{}</h2>\n<p class=\"faint\">{reading}</p>", escape(&title));
     if words::subject(comparison).is_some() {
         let _ = writeln!(html, "<div class=\"plot\">{}</div>", plot::overview(comparison)?);
     }

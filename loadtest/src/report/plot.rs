@@ -26,7 +26,7 @@ pub fn overview(comparison: &Comparison) -> anyhow::Result<String> {
             let y = row_middle(index);
             canvas.text(&scenario.name, (LABEL_RIGHT, y), HPos::Right, INK)?;
             let Some(spread) = summary.ratio.and_then(|ratio| ratio.spread) else {
-                canvas.text(summary.verdict.label(), (PLOT_LEFT + 8, y), HPos::Left, FAINT)?;
+                canvas.text(summary.verdict.label(), (PLOT_RIGHT + 12, y), HPos::Left, FAINT)?;
                 continue;
             };
             let colour = colour_of(summary.verdict);
@@ -271,7 +271,8 @@ const MARGIN_TOP: i32 = 6;
 const MARGIN_BOTTOM: i32 = 28;
 const ROW_HEIGHT: i32 = 28;
 const BAR_HALF: i32 = 9;
-const TEXT_PIXELS: i32 = 13;
+/// plotters writes a font size of 1/1.24 of this.
+const TEXT_PIXELS: i32 = 16;
 const OVERVIEW_LOW: f64 = 0.8;
 const OVERVIEW_HIGH: f64 = 1.25;
 const RATIO_TICKS: [f64; 12] = [0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0];
