@@ -73,6 +73,31 @@ fn handshakes_counted_are_handshakes_served() {
 }
 
 #[test]
+fn target_that_ignores_close_notify_is_waited_for_only_once() {
+    let target = Target::start(Behaviour { close: common::Close::OnFin, ..Behaviour::default() });
+    let result =
+        run(&Plan { requests: Some(100), duration: Duration::from_secs(20), ..target.plan(Scenario::Handshake) });
+    assert_eq!((result.work.count, result.errors.len()), (100, 0), "{result:#?}");
+    assert!(result.duration_seconds < 3.0, "{}", result.duration_seconds);
+    assert!(ports_in_time_wait(&target) > 20, "only a FIN ends these connections");
+}
+
+#[test]
+fn handshakes_leave_no_port_in_time_wait_here() {
+    let target = Target::start(Behaviour::default());
+    run(&Plan { requests: Some(50), ..target.plan(Scenario::Handshake) });
+    // The probe before the run closes first.
+    assert!(ports_in_time_wait(&target) <= 1, "{} ports wait", ports_in_time_wait(&target));
+}
+
+/// Ports of this machine that wait because this side closed a connection to `target` first.
+fn ports_in_time_wait(target: &Target) -> usize {
+    // /proc/net/tcp: local address, remote address, state; 06 is TIME_WAIT.
+    let remote = format!(":{:04X} 06", target.address.port());
+    std::fs::read_to_string("/proc/net/tcp").unwrap().lines().filter(|line| line.contains(&remote)).count()
+}
+
+#[test]
 fn requests_behind_a_handshake_are_sent_on_its_connection() {
     let target = Target::start(Behaviour::default());
     let plan = Plan { requests: Some(20), requests_per_connection: 3, ..target.plan(Scenario::Handshake) };

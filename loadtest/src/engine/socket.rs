@@ -31,6 +31,8 @@ pub struct Thread {
     open: RefCell<Vec<Option<Rc<Vitals>>>>,
     free: RefCell<Vec<usize>>,
     halted: Cell<bool>,
+    /// The target closes only when it sees a FIN.
+    awaits_fin: Cell<bool>,
 }
 
 /// What the sweep needs of a socket.
@@ -60,6 +62,7 @@ impl Thread {
             open: RefCell::default(),
             free: RefCell::default(),
             halted: Cell::new(false),
+            awaits_fin: Cell::new(false),
         })
     }
 
@@ -84,6 +87,21 @@ impl Thread {
     /// [`Thread::halt`] was called.
     pub fn is_halted(&self) -> bool {
         self.halted.get()
+    }
+
+    /// Longest wait without progress.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// What [`Thread::remember_fin`] found out.
+    pub fn awaits_fin(&self) -> bool {
+        self.awaits_fin.get()
+    }
+
+    /// The target does not close on a close_notify alone.
+    pub fn remember_fin(&self) {
+        self.awaits_fin.set(true);
     }
 
     fn register(&self, vitals: Rc<Vitals>) -> usize {
@@ -197,7 +215,12 @@ impl Socket {
 
     /// Waits until a receive has something to say, within the time-out.
     pub async fn wait_readable(&self) -> Result<(), ErrorClass> {
-        self.vitals.deadline.set(Some(self.thread.now.get() + self.thread.timeout));
+        self.wait_readable_within(self.thread.timeout).await
+    }
+
+    /// Waits until a receive has something to say, within about `patience`; after that the socket is shut down.
+    pub async fn wait_readable_within(&self, patience: Duration) -> Result<(), ErrorClass> {
+        self.vitals.deadline.set(Some(self.thread.now.get() + patience));
         self.wait_readable_forever().await
     }
 

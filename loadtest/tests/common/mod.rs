@@ -34,6 +34,16 @@ pub struct Behaviour {
     pub client_certificate: ClientCertificate,
     /// Closes every connection after so many requests, as it announces.
     pub requests_per_connection: Option<u64>,
+    pub close: Close,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Close {
+    /// As soon as the client has said its close_notify.
+    #[default]
+    OnCloseNotify,
+    /// Only when the client has closed TCP.
+    OnFin,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +144,9 @@ fn serve(acceptor: &SslAcceptor, stream: TcpStream, shared: &Shared) {
         }
     }
     let _ = stream.shutdown();
+    if shared.behaviour.close == Close::OnFin {
+        let _ = std::io::copy(&mut stream.get_ref(), &mut std::io::sink());
+    }
 }
 
 /// Every request holds the world for a moment; the stalling one holds it for long.
