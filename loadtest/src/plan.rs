@@ -1,7 +1,7 @@
 //! What to run: the checked form of the command line, and what `compare` builds for each of its runs.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Plan {
     pub target: String,
     /// TLS settings; `None` for a target without TLS.
     pub tls: Option<TlsPlan>,
+    /// Local addresses to connect from, in turn: each has its own ports. Empty leaves it to the kernel.
+    pub sources: Vec<IpAddr>,
     /// Concurrent connections, at least 1, shared among the threads.
     pub connections: usize,
     /// Measured time.
@@ -134,6 +136,7 @@ impl Plan {
             address,
             target: address.to_string(),
             tls: None,
+            sources: Vec::new(),
             connections: 16,
             duration: Duration::from_secs(5),
             warmup: Duration::ZERO,
@@ -167,6 +170,8 @@ impl Plan {
             )?;
             wrong(self.scenario == Scenario::Idle, "rate: idle has no arrivals")?;
         }
+        let is_foreign = |source: &IpAddr| source.is_ipv4() != self.address.is_ipv4();
+        wrong(self.sources.iter().any(is_foreign), "source: of the same family as the target's address")?;
         if let Some(path) = &self.path {
             let is_clean = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
             wrong(!is_clean, "path: begins with / and has only printable ASCII without blanks")?;

@@ -83,6 +83,16 @@ fn target_that_ignores_close_notify_is_waited_for_only_once() {
 }
 
 #[test]
+fn target_that_waits_for_the_answer_to_its_close_notify_gets_it() {
+    let target = Target::start(Behaviour { close: common::Close::OnAnswer, ..Behaviour::default() });
+    let plan = Plan { requests: Some(100), requests_per_connection: 1, ..target.plan(Scenario::Handshake) };
+    let result = run(&Plan { duration: Duration::from_secs(20), ..plan });
+    assert_eq!((result.work.count, result.errors.len()), (100, 0), "{result:#?}");
+    assert!(result.duration_seconds < 3.0, "{}", result.duration_seconds);
+    assert!(ports_in_time_wait(&target) <= 1, "{} ports wait", ports_in_time_wait(&target));
+}
+
+#[test]
 fn handshakes_leave_no_port_in_time_wait_here() {
     let target = Target::start(Behaviour::default());
     run(&Plan { requests: Some(50), ..target.plan(Scenario::Handshake) });

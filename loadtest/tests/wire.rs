@@ -112,3 +112,22 @@ fn close_before_any_answer_is_an_error_on_a_fresh_connection() {
     assert_eq!(result.work.count, 0);
     assert_eq!(result.errors, BTreeMap::from([(ErrorClass::Closed, 10)]));
 }
+
+#[test]
+fn connections_come_from_the_given_addresses_in_turn() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sources = ["127.0.0.2", "127.0.0.3"].map(|source| source.parse().unwrap());
+    let plan = Plan {
+        sources: sources.to_vec(),
+        connections: 4,
+        duration: Duration::from_millis(100),
+        ..Plan::new(Scenario::Idle, listener.local_addr().unwrap())
+    };
+    let result = run(&plan);
+    assert_eq!((result.work.count, result.errors.len()), (4, 0), "{result:#?}");
+    // The probe is the first in the queue.
+    let from: Vec<_> = (0..5).map(|_| listener.accept().unwrap().1.ip()).collect();
+    for source in sources {
+        assert_eq!(from.iter().filter(|ip| **ip == source).count(), 2, "{from:?}");
+    }
+}

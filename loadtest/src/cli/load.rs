@@ -1,6 +1,6 @@
 //! The arguments that all scenarios share.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub(super) struct LoadArgs {
     /// Where the target listens
     #[arg(long, value_name = "HOST:PORT")]
     target: String,
+    /// Local addresses to connect from, in turn; each has some 28 000 ports per target
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    source: Vec<IpAddr>,
     /// Concurrent connections
     #[arg(long, short, value_name = "N", default_value_t = 16)]
     connections: usize,
@@ -118,6 +121,7 @@ impl LoadArgs {
     pub(super) fn plan(&self, scenario: Scenario) -> anyhow::Result<Plan> {
         let mut plan = Plan::new(scenario, self.address()?);
         plan.target.clone_from(&self.target);
+        plan.sources.clone_from(&self.source);
         plan.tls = self.tls.plan();
         plan.connections = self.connections;
         plan.duration = self.duration;

@@ -1,7 +1,7 @@
 //! A client connection, with or without TLS.
 
 use std::io::{self, Read as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,16 +28,16 @@ enum Layer {
 }
 
 impl Connection {
-    /// Connects and, with a `client`, finishes the handshake: on return the client's Finished is sent.
+    /// Connects to an address (from an address, if one is given) and, with a `client`, finishes the handshake: on return the client's Finished is sent.
     ///
     /// With a `slot` the session in it is offered and the tickets of this connection go into it.
     pub async fn open(
         thread: &Rc<Thread>,
-        address: SocketAddr,
+        (address, source): (SocketAddr, Option<IpAddr>),
         client: Option<&Client>,
         slot: Option<&SessionSlot>,
     ) -> Result<Self, ErrorClass> {
-        let socket = Socket::connect(thread, address).await?;
+        let socket = Socket::connect(thread, address, source).await?;
         let wire = Wire(Rc::clone(&socket));
         let Some(client) = client else {
             return Ok(Self { layer: Layer::Plain(wire), socket, offer: Offer::Nothing });
@@ -147,49 +147,78 @@ impl Connection {
     /// The peer gets the chance to close TCP first: the side that does keeps the port in TIME_WAIT, and a client has
     /// only some 28 000 of them per target and minute. A target that ignores a close_notify is found out once.
     pub async fn close(&mut self) -> Result<(), ErrorClass> {
-        if let Layer::Tls(stream) = &mut self.layer {
-            // The answer is awaited by reading below; a failure means that the peer is gone.
-            let _ = stream.shutdown();
-            let _ = self.socket.flush().await;
-            if !self.socket.thread().awaits_fin() {
-                let outcome = self.drain(CLOSE_PATIENCE).await;
-                if outcome == Err(ErrorClass::Timeout) {
-                    self.socket.thread().remember_fin();
-                }
-                return alert_only(outcome);
-            }
+        self.say_goodbye().await;
+        let outcome = self.drain_payload(CLOSE_PATIENCE).await;
+        self.note_impatience(outcome);
+        if outcome.is_ok() {
+            self.drain_transport().await;
         }
-        self.socket.finish_sending();
-        self.read_to_end().await
+        alert_only(outcome)
     }
 
-    /// Waits for the peer's end without saying anything first; see [`Connection::close`].
+    /// Waits for the peer's end, answers it, and lets the peer close TCP; see [`Connection::close`].
     pub async fn read_to_end(&mut self) -> Result<(), ErrorClass> {
         let patience = self.socket.thread().timeout();
-        alert_only(self.drain(patience).await)
+        let outcome = self.drain_payload(patience).await;
+        if outcome.is_ok() {
+            // Some targets wait for this answer before they close.
+            self.say_goodbye().await;
+            self.drain_transport().await;
+        }
+        alert_only(outcome)
     }
 
-    /// Reads until the end of TCP, not only of TLS: then the peer has closed first.
-    async fn drain(&mut self, patience: Duration) -> Result<(), ErrorClass> {
+    /// Says that nothing more comes: close_notify, and a FIN where it takes one.
+    async fn say_goodbye(&mut self) {
+        let awaits_fin = self.socket.thread().awaits_fin();
+        match &mut self.layer {
+            Layer::Tls(stream) => {
+                // Failing means that the peer is gone, which reading finds out.
+                let _ = stream.shutdown();
+                let _ = self.socket.flush().await;
+                if awaits_fin {
+                    self.socket.finish_sending();
+                }
+            }
+            Layer::Plain(_) => self.socket.finish_sending(),
+        }
+    }
+
+    /// Reads payload away up to the peer's end of it.
+    async fn drain_payload(&mut self, patience: Duration) -> Result<(), ErrorClass> {
         let mut scrap = [0; 2048];
         let mut budget = SCRAP_BYTES_MAX;
         loop {
             match self.read_some(&mut scrap)? {
                 None => self.socket.wait_readable_within(patience).await?,
-                Some(0) => break,
-                Some(count) if count < budget => budget -= count,
+                Some(count @ 1..) if count < budget => budget -= count,
                 Some(_) => return Ok(()),
             }
         }
+    }
+
+    /// Waits for the end of TCP behind the end of TLS. Whatever goes wrong here, the connection has ended.
+    async fn drain_transport(&mut self) {
+        let mut scrap = [0; 2048];
+        let mut wire = Wire(Rc::clone(&self.socket));
         loop {
-            match Wire(Rc::clone(&self.socket)).read(&mut scrap) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
+            match wire.read(&mut scrap) {
+                Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.wait_readable_within(patience).await?;
+                    let outcome = self.socket.wait_readable_within(CLOSE_PATIENCE).await;
+                    self.note_impatience(outcome);
+                    if outcome.is_err() {
+                        return;
+                    }
                 }
-                Err(error) => return Err(super::socket::class(&error)),
+                Ok(0) | Err(_) => return,
             }
+        }
+    }
+
+    fn note_impatience(&self, outcome: Result<(), ErrorClass>) {
+        if outcome == Err(ErrorClass::Timeout) {
+            self.socket.thread().remember_fin();
         }
     }
 
@@ -234,5 +263,5 @@ pub(super) fn is_alert(error: &openssl::ssl::Error) -> bool {
 
 /// Most payload that [`Connection::close`] reads away before it gives up on an orderly end.
 const SCRAP_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a target may take to answer a close_notify with its end, before it gets a FIN.
+/// How long a target may take to close after a close_notify, before it gets a FIN.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -169,14 +169,21 @@ struct Filled {
 }
 
 impl Socket {
-    /// Connects to `address`.
+    /// Connects to `address`, from the address `source` if there is one.
     ///
     /// Cancel safety: dropping the future closes the socket.
-    pub async fn connect(thread: &Rc<Thread>, address: SocketAddr) -> Result<Rc<Self>, ErrorClass> {
+    pub async fn connect(
+        thread: &Rc<Thread>,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Result<Rc<Self>, ErrorClass> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = NewSocket::new(Domain::for_address(address), kind, Some(Protocol::TCP)).map_err(|e| class(&e))?;
         // Nagle would hold the Finished back until the server's tickets are acknowledged.
         socket.set_tcp_nodelay(true).map_err(|e| class(&e))?;
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| class(&e))?;
+        }
         let pending = match socket.connect(&address.into()) {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
@@ -396,7 +403,9 @@ impl Write for Wire {
 /// The class of a socket error.
 pub fn class(error: &io::Error) -> ErrorClass {
     match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL) => ErrorClass::Local,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL | libc::EADDRINUSE) => {
+            ErrorClass::Local
+        }
         Some(libc::ETIMEDOUT) => ErrorClass::Timeout,
         _ => ErrorClass::Io,
     }

@@ -153,7 +153,10 @@ impl Slot {
         let context = &self.context;
         let session = (tickets == Tickets::Use).then_some(&self.session);
         let client = context.client.as_ref();
-        let connection = Connection::open(&context.thread, context.plan.address, client, session).await?;
+        let sources = &context.plan.sources;
+        let source = sources.get(self.index % sources.len().max(1)).copied();
+        let route = (context.plan.address, source);
+        let connection = Connection::open(&context.thread, route, client, session).await?;
         if let Some(ssl) = connection.ssl() {
             context.tally.negotiated(client_tls::suite(ssl));
         }

@@ -44,6 +44,8 @@ pub enum Close {
     OnCloseNotify,
     /// Only when the client has closed TCP.
     OnFin,
+    /// When the client has answered the target's close_notify.
+    OnAnswer,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,6 +146,10 @@ fn serve(acceptor: &SslAcceptor, stream: TcpStream, shared: &Shared) {
         }
     }
     let _ = stream.shutdown();
+    if shared.behaviour.close == Close::OnAnswer {
+        // Fails when the client just goes, which makes it slow and not wrong: see the test.
+        let _ = stream.shutdown();
+    }
     if shared.behaviour.close == Close::OnFin {
         let _ = std::io::copy(&mut stream.get_ref(), &mut std::io::sink());
     }
