@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sluice_loadtest::compare::certificate::{self, KeyType};
 use sluice_loadtest::compare::instance::{self, Ground, Instance};
-use sluice_loadtest::compare::probe::probe;
+use sluice_loadtest::compare::probe::probe_until_it_answers;
 use sluice_loadtest::compare::proxy::{self, Candidate, Product, Search};
 use sluice_loadtest::compare::ratio;
 use sluice_loadtest::compare::schema::{Comparison, Figure, Tickets};
@@ -77,9 +77,9 @@ fn every_found_peer_serves_with_the_asked_ticket_setting_and_is_gone_afterwards(
     for candidate in peers() {
         for (tickets, expected) in [(Tickets::On, Some(2)), (Tickets::Off, Some(0))] {
             let instance = Instance::start(&candidate, &ground, &identity, tickets).unwrap();
-            let tls13 = probe(instance.address, &identity.chain, TlsVersion::Tls13).unwrap();
+            let tls13 = probe_until_it_answers(instance.address, &identity.chain, TlsVersion::Tls13).unwrap();
             assert_eq!((tls13.tickets, tls13.resumes), (expected, tickets == Tickets::On), "{}", candidate.name);
-            let tls12 = probe(instance.address, &identity.chain, TlsVersion::Tls12).unwrap();
+            let tls12 = probe_until_it_answers(instance.address, &identity.chain, TlsVersion::Tls12).unwrap();
             assert_eq!(tls12.tickets, None);
             assert!(tls12.resumes || tickets == Tickets::Off, "{} must resume TLS 1.2", candidate.name);
         }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 
 use super::certificate::Identity;
 use super::config::{self, Terms};
-use super::process::{Launch, Process};
+use super::process::{Launch, Process, with_affinity};
 use super::proxy::{Candidate, Product};
 use super::schema::Tickets;
 
@@ -75,7 +75,9 @@ pub fn check(candidate: &Candidate, ground: &Ground<'_>, identity: &Identity, ti
         return Ok(());
     };
     let mut command = Command::new(&candidate.build.binary);
-    let output = command.args(arguments).envs(prepared.environment).output();
+    command.args(arguments).envs(prepared.environment);
+    // On the CPU that it will have: a proxy may check that too.
+    let output = with_affinity(&[ground.proxy_cpu], || command.output())?;
     let output = output.with_context(|| format!("cannot run {}", candidate.build.binary.display()))?;
     if !output.status.success() {
         let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));

@@ -5,7 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use openssl::ssl::{
@@ -16,6 +17,20 @@ use super::certificate::SERVER_NAME;
 use super::schema::Probe;
 use crate::plan::TlsVersion;
 use crate::sys;
+
+/// As [`probe`], again and again until it works, at most [`FIRST_ANSWER_WAIT_MAX`].
+///
+/// A listening socket does not yet make a proxy: Hitch binds its address once as a test, and what connects then is
+/// reset.
+pub fn probe_until_it_answers(address: SocketAddr, root: &Path, version: TlsVersion) -> anyhow::Result<Probe> {
+    let deadline = Instant::now() + FIRST_ANSWER_WAIT_MAX;
+    loop {
+        match probe(address, root, version) {
+            Err(_) if Instant::now() < deadline => thread::sleep(RETRY_INTERVAL),
+            outcome => return outcome,
+        }
+    }
+}
 
 /// Asks for one byte through the proxy at `address` twice, the second time with the session of the first.
 pub fn probe(address: SocketAddr, root: &Path, version: TlsVersion) -> anyhow::Result<Probe> {
@@ -83,6 +98,10 @@ fn ask(address: SocketAddr, context: &SslContext, session: Option<&SslSession>) 
     Ok(resumed)
 }
 
+/// How long a proxy that was just started may refuse or reset connections.
+const FIRST_ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often it is asked meanwhile.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest wait for each step.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// The answer is a head and one byte.

@@ -115,8 +115,8 @@ pub fn bind_to(cpus: &[usize]) -> anyhow::Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot use CPUs {cpus:?}"))
 }
 
-/// A child inherits the affinity of the thread that starts it: set it, start, set it back.
-fn with_affinity<T>(cpus: &[usize], action: impl FnOnce() -> T) -> anyhow::Result<T> {
+/// Does `action` with this thread bound to `cpus`. A child inherits the affinity of the thread that starts it.
+pub fn with_affinity<T>(cpus: &[usize], action: impl FnOnce() -> T) -> anyhow::Result<T> {
     let before = allowed_cpus()?;
     bind_to(cpus)?;
     let outcome = action();

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 use super::certificate::{self, Identity, KeyType};
 use super::instance::{self, Ground, Instance};
-use super::probe::probe;
+use super::probe::probe_until_it_answers;
 use super::process::{Launch, Process};
 use super::progress::Progress;
 use super::proxy::Candidate;
@@ -151,7 +151,9 @@ impl Bench<'_> {
             words if words.is_empty() => candidate.name.clone(),
             words => format!("{} (it wrote: {words})", candidate.name),
         };
-        run.probe = Some(probe(instance.address, &identity.chain, case.version).with_context(with_last_words)?);
+        run.probe = Some(
+            probe_until_it_answers(instance.address, &identity.chain, case.version).with_context(with_last_words)?,
+        );
         let session = self.session;
         let load = Load { root: &identity.chain, cpus: &session.load_cpus, duration, warmup: session.warmup };
         let plan = case.plan(instance.address, instance.pid(), &load, rate);
@@ -215,7 +217,8 @@ fn fitness(candidate: &Candidate, ground: &Ground<'_>, identities: &Identities) 
         instance::check(candidate, ground, identity, tickets)?;
     }
     let instance = Instance::start(candidate, ground, identity, Tickets::On)?;
-    probe(instance.address, &identity.chain, crate::plan::TlsVersion::Tls13).with_context(|| instance.last_words())?;
+    probe_until_it_answers(instance.address, &identity.chain, crate::plan::TlsVersion::Tls13)
+        .with_context(|| instance.last_words())?;
     Ok(())
 }
 
