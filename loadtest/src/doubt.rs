@@ -83,7 +83,7 @@ pub fn doubts(plan: &Plan, evidence: &Evidence<'_>) -> Vec<Doubt> {
     doubts
 }
 
-/// Interquartile range over the median; `None` for fewer than [`SLICES_MIN`] slices.
+/// Interquartile range over the median; `None` for fewer than six slices, which say too little.
 pub fn spread(slices: &[f64]) -> Option<f64> {
     let mut sorted = slices.to_vec();
     sorted.sort_by(f64::total_cmp);

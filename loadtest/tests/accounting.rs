@@ -74,7 +74,7 @@ fn handshakes_counted_are_handshakes_served() {
 
 #[test]
 fn target_that_ignores_close_notify_is_waited_for_only_once() {
-    let target = Target::start(Behaviour { close: common::Close::OnFin, ..Behaviour::default() });
+    let target = Target::start(Behaviour { close: common::Close::Fin, ..Behaviour::default() });
     let result =
         run(&Plan { requests: Some(100), duration: Duration::from_secs(20), ..target.plan(Scenario::Handshake) });
     assert_eq!((result.work.count, result.errors.len()), (100, 0), "{result:#?}");
@@ -84,7 +84,7 @@ fn target_that_ignores_close_notify_is_waited_for_only_once() {
 
 #[test]
 fn target_that_waits_for_the_answer_to_its_close_notify_gets_it() {
-    let target = Target::start(Behaviour { close: common::Close::OnAnswer, ..Behaviour::default() });
+    let target = Target::start(Behaviour { close: common::Close::Answer, ..Behaviour::default() });
     let plan = Plan { requests: Some(100), requests_per_connection: 1, ..target.plan(Scenario::Handshake) };
     let result = run(&Plan { duration: Duration::from_secs(20), ..plan });
     assert_eq!((result.work.count, result.errors.len()), (100, 0), "{result:#?}");

@@ -41,11 +41,11 @@ pub struct Behaviour {
 pub enum Close {
     /// As soon as the client has said its close_notify.
     #[default]
-    OnCloseNotify,
+    Notified,
     /// Only when the client has closed TCP.
-    OnFin,
+    Fin,
     /// When the client has answered the target's close_notify.
-    OnAnswer,
+    Answer,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,11 +146,11 @@ fn serve(acceptor: &SslAcceptor, stream: TcpStream, shared: &Shared) {
         }
     }
     let _ = stream.shutdown();
-    if shared.behaviour.close == Close::OnAnswer {
+    if shared.behaviour.close == Close::Answer {
         // Fails when the client just goes, which makes it slow and not wrong: see the test.
         let _ = stream.shutdown();
     }
-    if shared.behaviour.close == Close::OnFin {
+    if shared.behaviour.close == Close::Fin {
         let _ = std::io::copy(&mut stream.get_ref(), &mut std::io::sink());
     }
 }
