@@ -83,12 +83,17 @@ pub fn stuff(mut stream: &TcpStream) -> Vec<u8> {
     const SETTLED: Duration = Duration::from_millis(300);
     let chunk = super::pattern(16 * 1024);
     let mut sent = Vec::new();
-    while becomes(stream, PollFlags::POLLOUT, SETTLED) || control::has_room_for_close(stream.as_fd()).unwrap() {
+    loop {
+        // Full for `poll` is a third of the buffer earlier than full for `write`, so both have to say so.
+        let is_settled = !becomes(stream, PollFlags::POLLOUT, SETTLED);
+        let before = sent.len();
         while let Ok(len) = stream.write(&chunk) {
             sent.extend_from_slice(&chunk[..len]);
         }
+        if is_settled && sent.len() == before {
+            return sent;
+        }
     }
-    sent
 }
 
 /// Reads exactly `len` bytes as they came over the wire.
