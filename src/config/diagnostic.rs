@@ -118,7 +118,9 @@ impl Diagnostics {
             None => group.element(Origin::path(path)),
             Some((span, label)) => {
                 let primary = AnnotationKind::Primary.span(self.clamp(span)).label(label.as_str());
-                let context = item.context.as_ref().map(|(span, label)| {
+                // The key of a table lies inside its header, which is underlined already.
+                let is_inside = |inner: &Range<usize>| span.start <= inner.start && inner.end <= span.end;
+                let context = item.context.as_ref().filter(|(inner, _)| !is_inside(inner)).map(|(span, label)| {
                     let context = AnnotationKind::Context.span(self.clamp(span));
                     if label.is_empty() { context } else { context.label(label.as_str()) }
                 });

@@ -351,3 +351,108 @@ pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const RSA_BITS_MIN: u32 = 2048;
 
 const SECONDS_PER_DAY: i64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::x509::X509Name;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A pair of files; the certificate is valid from 1 000 000 000 to 2 000 000 000 seconds after 1970.
+    fn pair(folder: &TempDir, name: &str) -> CertificateFiles {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509Name::builder().unwrap();
+        subject.append_entry_by_text("CN", name).unwrap();
+        let subject = subject.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(&subject).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(1_000_000_000).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(2_000_000_000).unwrap()).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let path = |suffix| folder.path().join(format!("{name}.{suffix}"));
+        let files = CertificateFiles { chain: path("crt"), key: path("key") };
+        fs::write(&files.chain, builder.build().to_pem().unwrap()).unwrap();
+        fs::write(&files.key, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        files
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn identity_of_a_good_pair_has_its_chain_key_and_dates() {
+        let folder = TempDir::new().unwrap();
+        let identity = Identity::load(&pair(&folder, "edge")).unwrap();
+        assert_eq!(identity.chain().len(), 1);
+        assert!(identity.chain()[0].public_key().unwrap().public_eq(identity.key()));
+        assert_eq!((identity.not_before(), identity.not_after()), (at(1_000_000_000), at(2_000_000_000)));
+        assert_eq!(identity.chain_gap(), None);
+    }
+
+    #[test]
+    fn validity_includes_both_ends() {
+        let folder = TempDir::new().unwrap();
+        let identity = Identity::load(&pair(&folder, "edge")).unwrap();
+        assert_eq!(identity.validity_at(at(999_999_999)), Validity::NotYetValid);
+        assert_eq!(identity.validity_at(at(1_000_000_000)), Validity::Valid);
+        assert_eq!(identity.validity_at(at(2_000_000_000)), Validity::Valid);
+        assert_eq!(identity.validity_at(at(2_000_000_001)), Validity::Expired);
+    }
+
+    #[test]
+    fn key_of_another_certificate_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let (edge, other) = (pair(&folder, "edge"), pair(&folder, "other"));
+        let mixed = CertificateFiles { chain: edge.chain, key: other.key };
+        let error = Identity::load(&mixed).unwrap_err();
+        assert!(matches!(error, IdentityError::KeyMismatch { .. }) && error.file() == File::Key, "{error}");
+    }
+
+    #[test]
+    fn errors_of_both_files_are_given_together() {
+        let folder = TempDir::new().unwrap();
+        let files = pair(&folder, "edge");
+        fs::remove_file(&files.chain).unwrap();
+        fs::write(&files.key, "nothing of use").unwrap();
+        let errors = Identity::load_with_all_errors(&files).unwrap_err();
+        let [IdentityError::Read { .. }, IdentityError::NotPem { .. }] = &errors[..] else { panic!("{errors:?}") };
+    }
+
+    #[test]
+    fn chain_with_a_stranger_in_it_has_a_gap_there() {
+        let folder = TempDir::new().unwrap();
+        let (edge, other) = (pair(&folder, "edge"), pair(&folder, "other"));
+        let [mut chain, stranger] = [&edge.chain, &other.chain].map(|path| fs::read(path).unwrap());
+        chain.extend(stranger);
+        fs::write(&edge.chain, chain).unwrap();
+        assert_eq!(Identity::load(&edge).unwrap().chain_gap(), Some(0));
+    }
+
+    #[test]
+    fn key_file_that_everybody_can_read_is_told() {
+        let folder = TempDir::new().unwrap();
+        let files = pair(&folder, "edge");
+        for (mode, expected) in [(0o600, false), (0o640, false), (0o644, true)] {
+            fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Identity::load(&files).unwrap().key_file_is_world_readable(), expected, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn debug_output_names_the_subject_and_nothing_of_the_key() {
+        let folder = TempDir::new().unwrap();
+        let text = format!("{:?}", Identity::load(&pair(&folder, "edge")).unwrap());
+        assert!(text.contains("edge") && !text.to_lowercase().contains("key"), "{text}");
+    }
+}
