@@ -18,7 +18,8 @@ fn exercise(bytes: &[u8]) {
     let errors = checked.diagnostics.count(Severity::Error);
     assert_eq!(checked.settings.is_none(), errors > 0);
     for item in checked.diagnostics.iter() {
-        assert!(checked.diagnostics.line(item).starts_with("sluice.toml:"));
+        let line = checked.diagnostics.line(item);
+        assert!(line.starts_with("sluice.toml:") && !line.contains(|c: char| c.is_control()), "{line:?}");
     }
     let plain = checked.diagnostics.render(Style::Plain);
     assert_eq!(plain.is_empty(), checked.diagnostics.is_empty());
@@ -71,6 +72,7 @@ const PIECES: &[&str] = &[
     "\"\"",
     "'é\u{202e}'",
     "\"\\u0000\"",
+    "\"\\u001b[31m\\u202e\\n\"",
     "\"/\"",
     "\".\"",
     "0",

@@ -142,8 +142,12 @@ fn findings_beyond_the_bound_are_counted() {
 
 #[test]
 fn output_that_is_not_a_terminal_has_no_escapes() {
-    let outcome = Folder::new().check("\"\u{1b}[31mred\" = 1\nx = \"\u{202e}\"\n");
-    assert!(!outcome.stderr.contains('\u{1b}'), "{:?}", outcome.stderr);
+    let paths = good_with("\"edge.crt\"", "\"\\u001b[31m\\n\\u202e.crt\"");
+    for config in ["\"\u{1b}[31mred\" = 1\nx = \"\u{202e}\"\n", "\"\\u001b[31mred\" = 1\n", &paths] {
+        let outcome = Folder::new().check(config);
+        assert!(!outcome.stderr.contains(['\u{1b}', '\u{202e}']), "{:?}", outcome.stderr);
+        assert_eq!(outcome.code, Some(1));
+    }
 }
 
 #[test]

@@ -60,7 +60,9 @@ impl Report {
             (span, Err(mismatch)) => {
                 let mut finding = Diagnostic::error(format!("invalid value for `{}`", self.path(&span)));
                 finding = finding.allowed(format!("allowed: {}", mismatch.allowed));
-                finding.help = mismatch.help.clone();
+                if let Some(help) = &mismatch.help {
+                    finding = finding.help(help);
+                }
                 self.push_at(finding, &span, mismatch.found.clone());
                 None
             }

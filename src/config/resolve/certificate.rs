@@ -90,8 +90,12 @@ fn warn(
 fn refuse(error: &IdentityError, chain: &Range<usize>, key: &Range<usize>, report: &mut Report) {
     let (found, allowed, help) = advice(error);
     let mut finding = Diagnostic::error(error.to_string());
-    finding.allowed = allowed;
-    finding.help = help;
+    if let Some(allowed) = allowed {
+        finding = finding.allowed(allowed);
+    }
+    if let Some(help) = help {
+        finding = finding.help(help);
+    }
     match (error, error.file()) {
         (IdentityError::KeyMismatch { .. }, _) => {
             report.push_at(finding.and_at(chain.clone(), "for this certificate"), key, found);
