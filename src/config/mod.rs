@@ -268,6 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn finding_that_repeats_a_path_stays_one_plain_line() {
+        let folder = TempDir::new().unwrap();
+        let text = include_str!("../../docs/examples/minimal.toml").replace("edge.crt", "a\\n\\u001b[31m\\u202eb");
+        let (settings, findings) = check_in(&text, &environment(&folder));
+        assert!(settings.is_none());
+        let diagnostics = Diagnostics::new(Path::new("x.toml"), text, findings);
+        let line = diagnostics.line(diagnostics.iter().next().unwrap());
+        assert!(line.contains("a\\n\\u{1b}[31m\\u{202e}b"), "{line}");
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+    }
+
+    #[test]
     fn file_that_is_missing_is_an_error_of_load() {
         let folder = TempDir::new().unwrap();
         let diagnostics = load(&folder.path().join("missing.toml")).unwrap_err();
