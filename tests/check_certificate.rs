@@ -5,11 +5,17 @@
 #[path = "check_support/mod.rs"]
 mod support;
 
-use openssl::pkey::PKey;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{Ssl, SslContextBuilder, SslMethod, SslVerifyMode};
 use openssl::symm::Cipher;
+use openssl::x509::X509;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use support::{Folder, GOOD, certificate, ec_key, rsa_key};
+use support::{Folder, GOOD, certificate, ec_key, issued, rsa_key};
 
 /// One test: after the change to the folder the good configuration is refused, as recorded.
 macro_rules! refused {
@@ -98,6 +104,18 @@ refused! {
         folder.write("edge.crt", &certificate(&key, "20200101000000Z", "20991231235959Z").to_pem().unwrap());
         folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
     }
+    key_on_a_curve_that_tls_does_not_have_is_refused: |folder| {
+        let group = EcGroup::from_curve_name(Nid::SECP256K1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+    }
+    intermediate_that_has_a_weak_key_is_refused: |folder| {
+        let (key, ca) = (ec_key(), rsa_key(1024));
+        let mut pem = issued("edge.test", &key, ("ca", &ca), MessageDigest::sha256()).to_pem().unwrap();
+        pem.extend(issued("ca", &ca, ("ca", &ca), MessageDigest::sha256()).to_pem().unwrap());
+        folder.write("edge.crt", &pem);
+        folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+    }
     key_of_a_kind_that_cannot_sign_is_refused: |folder| {
         let key = PKey::generate_x25519().unwrap();
         folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
@@ -115,23 +133,18 @@ warned! {
         folder.write("edge.crt", &certificate(&key, "20900101000000Z", "20991231235959Z").to_pem().unwrap());
         folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
     }
+    certificate_that_is_signed_with_sha1_is_warned_of: |folder| {
+        let (key, ca) = (ec_key(), ec_key());
+        folder.write("edge.crt", &issued("edge.test", &key, ("ca", &ca), MessageDigest::sha1()).to_pem().unwrap());
+        folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+    }
     key_that_everybody_can_read_is_warned_of: |folder| {
         folder.mode("edge.key", 0o644);
     }
     chain_that_is_out_of_order_is_warned_of: |folder| {
         let (key, other) = (ec_key(), ec_key());
-        let mut name = openssl::x509::X509Name::builder().unwrap();
-        name.append_entry_by_text("CN", "stranger").unwrap();
-        let name = name.build();
-        let mut stranger = openssl::x509::X509::builder().unwrap();
-        stranger.set_subject_name(&name).unwrap();
-        stranger.set_issuer_name(&name).unwrap();
-        stranger.set_not_before(&openssl::asn1::Asn1Time::from_str("20200101000000Z").unwrap()).unwrap();
-        stranger.set_not_after(&openssl::asn1::Asn1Time::from_str("20991231235959Z").unwrap()).unwrap();
-        stranger.set_pubkey(&other).unwrap();
-        stranger.sign(&other, openssl::hash::MessageDigest::sha256()).unwrap();
         let mut pem = certificate(&key, "20200101000000Z", "20991231235959Z").to_pem().unwrap();
-        pem.extend(stranger.build().to_pem().unwrap());
+        pem.extend(issued("stranger", &other, ("stranger", &other), MessageDigest::sha256()).to_pem().unwrap());
         folder.write("edge.crt", &pem);
         folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
     }
@@ -163,6 +176,67 @@ fn kinds_of_keys_that_can_serve_are_taken() {
     folder.write_key("edge.key", &ed25519.private_key_to_pem_pkcs8().unwrap());
     // Taken as a key, refused as the key of a P-256 certificate.
     assert!(folder.check(GOOD).stderr.contains("does not belong to"));
+}
+
+#[test]
+fn chain_in_order_with_its_self_signed_root_is_taken() {
+    let folder = Folder::new();
+    let (key, ca) = (ec_key(), ec_key());
+    let mut pem = issued("edge.test", &key, ("ca", &ca), MessageDigest::sha256()).to_pem().unwrap();
+    // What the root says of itself proves nothing: its SHA-1 signature is not looked at.
+    pem.extend(issued("ca", &ca, ("ca", &ca), MessageDigest::sha1()).to_pem().unwrap());
+    folder.write("edge.crt", &pem);
+    folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+    let outcome = folder.check(GOOD);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}
+
+/// The check must refuse what the context would refuse, and nothing else.
+#[test]
+fn chain_is_refused_where_openssl_refuses_it() {
+    let (key, ca, weak_ca) = (ec_key(), ec_key(), rsa_key(1024));
+    let (sha1, sha256) = (MessageDigest::sha1(), MessageDigest::sha256());
+    let leaf = |issuer, digest| issued("edge.test", &key, issuer, digest);
+    let root = |key: &PKey<_>, digest| issued("ca", key, ("ca", key), digest);
+    let cases = [
+        (vec![leaf(("ca", &ca), sha256), root(&ca, sha256)], true),
+        (vec![leaf(("ca", &ca), sha256), root(&ca, sha1)], true),
+        (vec![leaf(("ca", &ca), sha1)], true),
+        (vec![leaf(("ca", &weak_ca), sha256), root(&weak_ca, sha256)], false),
+        (vec![leaf(("ca", &ca), sha256), issued("ca", &ca, ("top", &ca), sha1)], true),
+    ];
+    for (chain, expected) in cases {
+        let taken = openssl_serves(&key, &chain);
+        let folder = Folder::new();
+        folder
+            .write("edge.crt", &chain.iter().flat_map(|certificate| certificate.to_pem().unwrap()).collect::<Vec<_>>());
+        folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+        let outcome = folder.check(GOOD);
+        assert_eq!((taken, outcome.code == Some(0)), (expected, expected), "{chain:?}: {}", outcome.stderr);
+    }
+}
+
+/// Whether a server at OpenSSL's security level 2 completes a handshake with this chain. The chain behind the first
+/// certificate is looked at only then. The client takes everything.
+fn openssl_serves(key: &PKey<Private>, chain: &[X509]) -> bool {
+    let mut server = SslContextBuilder::new(SslMethod::tls_server()).unwrap();
+    server.set_security_level(2);
+    if server.set_certificate(&chain[0]).is_err() {
+        return false;
+    }
+    server.set_private_key(key).unwrap();
+    for certificate in &chain[1..] {
+        server.add_extra_chain_cert(certificate.clone()).unwrap();
+    }
+    let server = Ssl::new(&server.build()).unwrap();
+    let mut client = SslContextBuilder::new(SslMethod::tls_client()).unwrap();
+    client.set_security_level(0);
+    client.set_verify(SslVerifyMode::NONE);
+    let client = Ssl::new(&client.build()).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let connecting = std::thread::spawn(move || client.connect(far).is_ok());
+    let accepted = server.accept(near).is_ok();
+    connecting.join().unwrap() && accepted
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::x509::{X509, X509VerifyResult};
 use zeroize::Zeroizing;
@@ -68,6 +69,9 @@ impl Identity {
         if !leaf.public_key().map_err(malformed)?.public_eq(&key.key) {
             return Err(IdentityError::KeyMismatch { chain: files.chain.clone(), key: files.key.clone() });
         }
+        if let Some(position) = weak_intermediate(&chain) {
+            return Err(IdentityError::WeakIntermediate { path: files.chain.clone(), position });
+        }
         let not_before = system_time(leaf.not_before()).map_err(malformed)?;
         let not_after = system_time(leaf.not_after()).map_err(malformed)?;
         Ok(Self { chain, key: key.key, not_before, not_after, key_file_mode: key.file_mode })
@@ -116,6 +120,17 @@ impl Identity {
             .iter()
             .zip(self.chain.iter().skip(1))
             .position(|(subject, issuer)| issuer.issued(subject) != X509VerifyResult::OK)
+    }
+
+    /// The position, from 1, of the first certificate that is signed with SHA-1 or MD5. OpenSSL serves it, clients
+    /// refuse it. What self-signed certificates say of themselves proves nothing and is not looked at.
+    pub fn weak_signature(&self) -> Option<usize> {
+        let is_weak = |certificate: &X509| {
+            let algorithms = certificate.signature_algorithm().object().nid().signature_algorithms();
+            algorithms.is_some_and(|algorithms| WEAK_DIGESTS.contains(&algorithms.digest))
+                && certificate.issued(certificate) != X509VerifyResult::OK
+        };
+        self.chain.iter().zip(1..).find(|(certificate, _)| is_weak(certificate)).map(|(_, position)| position)
     }
 }
 
@@ -237,8 +252,16 @@ pub enum IdentityError {
         /// Its modulus.
         bits: u32,
     },
-    /// Neither RSA nor ECDSA nor Ed25519.
-    #[error("key {} is neither RSA nor ECDSA nor Ed25519", path.display())]
+    /// An intermediate with a key below 112 bits of strength, such as RSA below 2048 bits.
+    #[error("certificate {position} of {} has a key of less than {SECURITY_BITS_MIN} bits of strength", path.display())]
+    WeakIntermediate {
+        /// The certificate file.
+        path: PathBuf,
+        /// Which certificate of it, from 1.
+        position: usize,
+    },
+    /// Neither RSA nor ECDSA on a curve of TLS 1.3 nor Ed25519.
+    #[error("key {} is neither RSA nor ECDSA on P-256, P-384 or P-521 nor Ed25519", path.display())]
     UnsupportedKey {
         /// The key file.
         path: PathBuf,
@@ -255,7 +278,7 @@ impl IdentityError {
             | Self::TooLarge { file, .. }
             | Self::NotPem { file, .. }
             | Self::Malformed { file, .. } => *file,
-            Self::NoCertificate { .. } => File::Chain,
+            Self::NoCertificate { .. } | Self::WeakIntermediate { .. } => File::Chain,
             Self::NoKey { .. }
             | Self::EncryptedKey { .. }
             | Self::KeyMismatch { .. }
@@ -328,9 +351,21 @@ fn check_strength(path: &Path, key: &PKey<Private>) -> Result<(), IdentityError>
         Id::RSA | Id::RSA_PSS if key.bits() < RSA_BITS_MIN => {
             Err(IdentityError::WeakKey { path: path.to_owned(), bits: key.bits() })
         }
-        Id::RSA | Id::RSA_PSS | Id::EC | Id::ED25519 => Ok(()),
+        Id::RSA | Id::RSA_PSS | Id::ED25519 => Ok(()),
+        // RFC 8446 section 4.2.3: the ecdsa schemes name their curves.
+        Id::EC if key.ec_key().is_ok_and(|key| key.group().curve_name().is_some_and(|name| CURVES.contains(&name))) => {
+            Ok(())
+        }
         _ => Err(IdentityError::UnsupportedKey { path: path.to_owned() }),
     }
+}
+
+/// The first intermediate, counted from 1, whose key OpenSSL refuses at security level 2: it would fail every handshake.
+/// The key of the certificate itself is looked at in its own file.
+fn weak_intermediate(chain: &[X509]) -> Option<usize> {
+    let is_weak =
+        |certificate: &X509| certificate.public_key().is_ok_and(|key| key.security_bits() < SECURITY_BITS_MIN);
+    chain.iter().zip(1..).skip(1).find(|(certificate, _)| is_weak(certificate)).map(|(_, position)| position)
 }
 
 /// Dates before 1970 are given as 1970: nothing that is served was valid then.
@@ -350,6 +385,13 @@ pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Smallest RSA modulus: NIST SP 800-131A, and what every browser asks for.
 pub const RSA_BITS_MIN: u32 = 2048;
 
+/// OpenSSL's security level 2.
+const SECURITY_BITS_MIN: u32 = 112;
+
+const WEAK_DIGESTS: [Nid; 2] = [Nid::MD5, Nid::SHA1];
+
+const CURVES: [Nid; 3] = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1];
+
 const SECONDS_PER_DAY: i64 = 86_400;
 
 #[cfg(test)]
@@ -358,7 +400,6 @@ mod tests {
 
     use openssl::ec::{EcGroup, EcKey};
     use openssl::hash::MessageDigest;
-    use openssl::nid::Nid;
     use openssl::x509::X509Name;
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;

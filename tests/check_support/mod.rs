@@ -84,19 +84,39 @@ pub(crate) fn rsa_key(bits: u32) -> PKey<Private> {
 
 /// A self-signed certificate for `edge.test`.
 pub(crate) fn certificate(key: &PKey<Private>, not_before: &str, not_after: &str) -> X509 {
-    let mut name = X509Name::builder().unwrap();
-    name.append_entry_by_text("CN", "edge.test").unwrap();
-    let name = name.build();
+    build("edge.test", key, ("edge.test", key), MessageDigest::sha256(), (not_before, not_after))
+}
+
+/// A certificate that is valid now, signed by `issuer` (its name and key).
+pub(crate) fn issued(subject: &str, key: &PKey<Private>, issuer: Issuer<'_>, digest: MessageDigest) -> X509 {
+    build(subject, key, issuer, digest, ("20200101000000Z", "20991231235959Z"))
+}
+
+type Issuer<'a> = (&'a str, &'a PKey<Private>);
+
+fn build(
+    subject: &str,
+    key: &PKey<Private>,
+    issuer: Issuer<'_>,
+    digest: MessageDigest,
+    (not_before, not_after): (&str, &str),
+) -> X509 {
     let mut builder = X509::builder().unwrap();
     builder.set_version(2).unwrap();
     builder.set_serial_number(&Asn1Integer::from_bn(&BigNum::from_u32(1).unwrap()).unwrap()).unwrap();
-    builder.set_subject_name(&name).unwrap();
-    builder.set_issuer_name(&name).unwrap();
+    builder.set_subject_name(&name(subject)).unwrap();
+    builder.set_issuer_name(&name(issuer.0)).unwrap();
     builder.set_not_before(&Asn1Time::from_str(not_before).unwrap()).unwrap();
     builder.set_not_after(&Asn1Time::from_str(not_after).unwrap()).unwrap();
     builder.set_pubkey(key).unwrap();
-    builder.sign(key, MessageDigest::sha256()).unwrap();
+    builder.sign(issuer.1, digest).unwrap();
     builder.build()
+}
+
+fn name(common_name: &str) -> X509Name {
+    let mut name = X509Name::builder().unwrap();
+    name.append_entry_by_text("CN", common_name).unwrap();
+    name.build()
 }
 
 /// A good configuration.
