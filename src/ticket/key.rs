@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use openssl::sha::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -200,14 +201,21 @@ pub enum Lookup<'a> {
 pub struct KeyTable {
     keys: Vec<ScheduledKey>,
     remembered: Vec<(KeyName, Remembered)>,
+    retention: Duration,
 }
 
 impl KeyTable {
-    /// A table of `keys`; where the times of several allow sealing, the first of them seals.
-    pub fn new(keys: Vec<ScheduledKey>, mut remembered: Vec<(KeyName, Remembered)>) -> Self {
+    /// A table of `keys`; where the times of several allow sealing, the first of them seals. No ticket lives longer
+    /// than `retention`.
+    pub fn new(keys: Vec<ScheduledKey>, mut remembered: Vec<(KeyName, Remembered)>, retention: Duration) -> Self {
         remembered.truncate(REMEMBERED_NAMES_MAX);
         remembered.sort_unstable_by_key(|(name, _)| *name);
-        Self { keys, remembered }
+        Self { keys, remembered, retention }
+    }
+
+    /// The longest life of a ticket under these keys, counted from the full handshake.
+    pub fn retention(&self) -> Duration {
+        self.retention
     }
 
     /// The key that seals at `now`; none when the clock stands outside the ring, and then no ticket is issued.
@@ -259,6 +267,7 @@ mod tests {
                 ScheduledKey { key: key(2), seals: 10..20, opens: 8..40 },
             ],
             vec![(KeyName([9; 16]), Remembered::OtherScope), (KeyName([8; 16]), Remembered::Expired)],
+            Duration::from_secs(20),
         )
     }
 
@@ -287,7 +296,8 @@ mod tests {
     fn scope_ignores_the_order_of_fields_and_nothing_else() {
         let scope = ScopeHash::of(&[("a", b"1"), ("b", b"2")]);
         assert_eq!(scope, ScopeHash::of(&[("b", b"2"), ("a", b"1")]));
-        for other in [&[("a", &b"1"[..])][..], &[("a", b"1"), ("b", b"")], &[("a", b"1b"), ("", b"2")], &[("ab", b"12")]]
+        for other in
+            [&[("a", &b"1"[..])][..], &[("a", b"1"), ("b", b"")], &[("a", b"1b"), ("", b"2")], &[("ab", b"12")]]
         {
             assert_ne!(scope, ScopeHash::of(other));
         }

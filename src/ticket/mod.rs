@@ -1,16 +1,28 @@
-//! Session tickets: the key ring.
+//! Session tickets: sessions that resume on every node that has the same ring, and never past the policy that
+//! admitted them.
+//!
+//! `ring` and `ratchet` say which keys exist at a given time, `key` which of them one scope may use, `install` puts
+//! them into an OpenSSL context, `provenance` is what travels inside a ticket. `docs/ticket-ring.md` describes the
+//! formats for other implementations.
 
 mod clock;
+mod install;
 mod key;
+mod provenance;
 mod ratchet;
 mod ring;
+pub mod seal;
+mod telemetry;
 
 pub use clock::{Clock, ManualClock, UnixSeconds};
+pub use install::{Renewal, ScopeKeys, TICKETS_PER_HANDSHAKE_MAX, TicketSettings, install};
 pub use key::{
-    KEY_NAME_BYTES, KeyName, KeyTable, Lookup, Remembered, SCOPE_BYTES, ScheduledKey, ScopeHash, Strength, TicketKey,
+    KEY_NAME_BYTES, KeyName, KeyTable, Lookup, REMEMBERED_NAMES_MAX, Remembered, SCOPE_BYTES, ScheduledKey, ScopeHash,
+    Strength, TicketKey,
 };
-pub use ratchet::{ChainSecret, EpochSecret, FINGERPRINT_BYTES, SECRET_BYTES};
+pub use ratchet::{CHECK_BYTES, ChainSecret, EpochSecret, FINGERPRINT_BYTES, SECRET_BYTES};
 pub use ring::{
     CLOCK_SKEW_MAX, EPOCH_LENGTH_MIN, EPOCHS_HELD_MAX, RATCHET_STEP_MAX, RETENTION_MAX, Relation, Ring, RingError,
     RingId, RingShape, Standing,
 };
+pub use telemetry::{TicketCounters, TicketIssue, TicketOpening};

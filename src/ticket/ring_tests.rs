@@ -23,7 +23,7 @@ fn copy(ring: &Ring) -> Ring {
 }
 
 fn table(ring: &Ring, now: UnixSeconds) -> KeyTable {
-    KeyTable::new(ring.keys_at(&scope(), now).unwrap(), Vec::new())
+    KeyTable::new(ring.keys_at(&scope(), now).unwrap(), Vec::new(), shape().retention())
 }
 
 fn sealing_name(ring: &Ring, now: UnixSeconds) -> Option<KeyName> {
@@ -187,11 +187,14 @@ enum Event {
 
 fn event() -> impl Strategy<Value = (bool, Event)> {
     let step = prop_oneof![-4000_i64..4000, -100_i64..100, 0_i64..700];
-    (any::<bool>(), prop_oneof![
-        3 => step.prop_map(Event::ClockStep),
-        2 => Just(Event::Ratchet),
-        1 => Just(Event::ReloadFromOther),
-    ])
+    (
+        any::<bool>(),
+        prop_oneof![
+            3 => step.prop_map(Event::ClockStep),
+            2 => Just(Event::Ratchet),
+            1 => Just(Event::ReloadFromOther),
+        ],
+    )
 }
 
 proptest! {
