@@ -1,1 +1,3 @@
 //! The commands of `sluice`.
+
+pub mod tickets;

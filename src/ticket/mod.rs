@@ -6,16 +6,25 @@
 //! formats for other implementations.
 
 mod clock;
+mod encoding;
+mod file;
 mod install;
+mod keeper;
 mod key;
-mod provenance;
+pub mod provenance;
 mod ratchet;
 mod ring;
 pub mod seal;
+mod status;
 mod telemetry;
 
 pub use clock::{Clock, ManualClock, UnixSeconds};
+pub use encoding::{FormatError, RING_FILE_BYTES_MAX, decode as decode_ring, encode as encode_ring};
+pub use file::{FileError, FileStamp, LockWait, RingFile, RingLock, load_key_file};
 pub use install::{Renewal, ScopeKeys, TICKETS_PER_HANDSHAKE_MAX, TicketSettings, install};
+pub use keeper::{
+    EXPIRED_NAMES_MAX, Keeper, KeeperError, Maintenance, Persisted, RETIRED_SCOPES_MAX, RingChange, Source,
+};
 pub use key::{
     KEY_NAME_BYTES, KeyName, KeyTable, Lookup, REMEMBERED_NAMES_MAX, Remembered, SCOPE_BYTES, ScheduledKey, ScopeHash,
     Strength, TicketKey,
@@ -25,4 +34,5 @@ pub use ring::{
     CLOCK_SKEW_MAX, EPOCH_LENGTH_MIN, EPOCHS_HELD_MAX, RATCHET_STEP_MAX, RETENTION_MAX, Relation, Ring, RingError,
     RingId, RingShape, Standing,
 };
+pub use status::{RingFacts, RingStatus};
 pub use telemetry::{TicketCounters, TicketIssue, TicketOpening};

@@ -150,7 +150,7 @@ mod tests {
         fn ticket_with_any_bit_changed_is_refused(
             content in prop::collection::vec(any::<u8>(), 0..200),
             at in any::<prop::sample::Index>(),
-            bit in 0..8,
+            bit in 0_u8..8,
         ) {
             let mut ticket = ticket(&content);
             let at = at.index(ticket.len());
@@ -171,10 +171,7 @@ mod tests {
     fn ticket_cut_short_or_too_long_is_malformed() {
         let whole = ticket(b"session");
         for length in 0..whole.len() {
-            assert_ne!(
-                open(&table(7), &whole[..length], UnixSeconds(0)).ok().map(|opened| opened.age),
-                Some(KeyAge::Current)
-            );
+            assert!(open(&table(7), &whole[..length], UnixSeconds(0)).is_err(), "at {length}");
         }
         assert_eq!(open(&table(7), &vec![1; TICKET_BYTES_MAX + 1], UnixSeconds(0)), Err(Refusal::Malformed));
         assert_eq!(open(&table(7), &[], UnixSeconds(0)), Err(Refusal::Malformed));
