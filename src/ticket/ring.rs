@@ -20,7 +20,7 @@ pub const EPOCH_LENGTH_MIN: Duration = Duration::from_secs(5 * 60);
 /// Longest epoch, and longest life of a ticket: RFC 8446 section 4.6.1 allows seven days.
 pub const RETENTION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most epochs whose keys are held at a time; bounds the table that is searched for every ticket.
-pub const EPOCHS_HELD_MAX: u64 = 170;
+pub const EPOCHS_HELD_MAX: u64 = 171;
 /// Longest way forwards that one ratchet goes. A clock that jumps further is not believed: keys burned by a wrong
 /// clock cannot be had back.
 pub const RATCHET_STEP_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
