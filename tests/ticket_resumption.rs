@@ -326,6 +326,25 @@ fn session_of_another_protocol_version_gets_a_full_handshake() {
 }
 
 #[test]
+fn tls12_session_disguised_as_a_tls13_one_gets_a_full_handshake() {
+    let clock = ManualClock::at(real_now());
+    let ring = new_ring(clock.now());
+    let node = |version| server(version, &keys_at(&ring, scope("edge"), clock.now()), &settings(), &clock);
+    let old = connect(&node(SslVersion::TLS1_2), &Offer::default());
+    let mut der = old.session().to_der().unwrap();
+    // A 48-byte secret fits TLS_AES_256_GCM_SHA384, so the client offers it with a binder that would be right.
+    let version = der.windows(4).position(|bytes| bytes == [0x02, 0x02, 0x03, 0x03]).unwrap();
+    der[version + 3] = 0x04;
+    let suite = version + 4;
+    assert_eq!(der[suite..suite + 2], [0x04, 0x02]);
+    der[suite + 2..suite + 4].copy_from_slice(&[0x13, 0x02]);
+    let disguised = openssl::ssl::SslSession::from_der(&der).unwrap();
+    let before = all_counts();
+    assert!(!connect(&node(SslVersion::TLS1_3), &Offer::resume(&disguised)).resumed);
+    assert_counted(TicketOpening::Version, &before);
+}
+
+#[test]
 fn ring_outside_its_time_issues_no_ticket_and_the_handshake_succeeds() {
     for version in VERSIONS {
         let clock = ManualClock::at(real_now());

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 use sluice::ticket::{
-    FileError, FormatError, Keeper, KeeperError, KeyName, LockWait, Lookup, ManualClock, Persisted, Ring, RingChange,
-    RingError, RingFile, RingShape, ScopeHash, Source, TicketCounters, TicketOpening, TicketSettings, UnixSeconds,
-    encode_ring, seal,
+    ChainSecret, FileError, FormatError, Keeper, KeeperError, KeyName, LockWait, Lookup, ManualClock, Persisted, Ring,
+    RingChange, RingError, RingEvent, RingFile, RingShape, ScopeHash, Source, TicketCounters, TicketOpening,
+    TicketSettings, UnixSeconds, encode_ring, seal,
 };
 use tempfile::TempDir;
 use ticket_common::*;
@@ -252,6 +252,23 @@ fn revocation_reaches_a_node_by_its_file_and_cannot_be_taken_back() {
     assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
     assert_eq!(sealing_name(&mut keeper, T0), Some(fresh));
     assert!(!is_usable(&mut keeper, name, T0));
+    let events = keeper.counters();
+    assert_eq!(events.events.of(RingEvent::Revoked).value(), 1);
+    assert_eq!(events.events.of(RingEvent::RefusedRevoked).value(), 1);
+}
+
+#[test]
+fn forged_ring_under_the_same_id_is_refused() {
+    let ring = new_ring(T0);
+    let node = Node::with(&ring);
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    let chain = ChainSecret::generate().unwrap();
+    write(&node.path, &Ring::from_parts(ring.id(), 0, ring.shape(), ring.first_epoch(), chain));
+    let error = keeper.maintain_at(T0).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::Ring(RingError::Diverged { .. })), "{error}");
+    assert_eq!(sealing_name(&mut keeper, T0), Some(name));
+    assert_eq!(keeper.counters().events.of(RingEvent::RefusedDiverged).value(), 1);
 }
 
 #[test]

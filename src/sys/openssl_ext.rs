@@ -207,7 +207,7 @@ impl ProtectionSlot<'_> {
         cipher_key: &[u8],
         mac_key: &[u8],
     ) -> Result<(), ErrorStack> {
-        let cipher = Protection::fetched()?.cipher(cipher_key.len())?;
+        let cipher = aes_cbc(cipher_key.len())?;
         // SAFETY: OpenSSL made the context for this callback and uses it nowhere else meanwhile.
         let ctx = unsafe { CipherCtxRef::from_ptr_mut(self.cipher) };
         if self.direction == Direction::Seal {
@@ -230,6 +230,11 @@ impl ProtectionSlot<'_> {
         // SAFETY: OpenSSL made the context for this callback and uses it nowhere else meanwhile.
         unsafe { init_hmac_sha256(self.mac, mac_key) }
     }
+}
+
+/// AES-CBC for a key of 16 or 32 bytes, fetched once in this process; an error for any other length.
+pub fn aes_cbc(key_bytes: usize) -> Result<&'static CipherRef, ErrorStack> {
+    Protection::fetched()?.cipher(key_bytes)
 }
 
 /// HMAC-SHA256 the way OpenSSL computes it over a ticket: algorithm fetched and context made anew each time. For

@@ -14,6 +14,7 @@ use super::install::ScopeKeys;
 use super::key::{KeyName, KeyTable, Remembered, ScheduledKey, ScopeHash, TicketKey};
 use super::ring::{RETENTION_MAX, Relation, Ring, RingError, RingShape, Standing};
 use super::status::RingStatus;
+use super::telemetry::{RingCounters, RingEvent};
 
 /// Scopes whose keys are no longer used that are remembered, so that their tickets are counted as `scope`.
 pub const RETIRED_SCOPES_MAX: usize = 32;
@@ -47,6 +48,7 @@ pub struct Keeper {
     file_is_behind: bool,
     /// The tables in use come from a ring that is no longer ours.
     tables_are_foreign: bool,
+    counters: Arc<RingCounters>,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl Keeper {
             // The first maintenance brings a ring that waited long up to date.
             file_is_behind: true,
             tables_are_foreign: false,
+            counters: Arc::default(),
         })
     }
 
@@ -144,6 +147,12 @@ impl Keeper {
     ///
     /// On an error the former ring stays in use.
     pub fn maintain_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let done = self.maintain_uncounted_at(now);
+        self.count(&done);
+        done
+    }
+
+    fn maintain_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
         let moved = self.file.as_ref().is_some_and(|(file, stamp)| file.stamp() != Some(*stamp));
         let followed = if moved { self.follow_file_at(now) } else { Ok(RingChange::None) };
         let ratcheted = self.ring.as_mut().map_or(Ok(0), |ring| ring.ratchet_at(now));
@@ -155,6 +164,17 @@ impl Keeper {
 
     /// Reads all files again, changed or not. On an error everything stays as it was.
     pub fn reload_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let done = self.reload_uncounted_at(now);
+        self.count(&done);
+        done
+    }
+
+    /// What happened to the ring so far; written by the thread that owns the keeper.
+    pub fn counters(&self) -> Arc<RingCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn reload_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
         let static_keys = load_key_files(&self.source, &self.key_file_paths)?;
         let change = self.follow_file_at(now)?;
         self.static_keys = static_keys;
@@ -173,6 +193,27 @@ impl Keeper {
         let scopes = self.scopes.iter().filter_map(|scope| scope.keys.upgrade());
         let names = scopes.flat_map(|keys| keys.table().names().collect::<Vec<_>>()).collect();
         Ok(RingStatus::of(self.ring.as_ref(), self.changed_at, names, now)?)
+    }
+
+    fn count(&self, done: &Result<Maintenance, KeeperError>) {
+        let events = &self.counters.events;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => return events.of(error.event()).increment(),
+        };
+        if done.ratcheted_epochs > 0 {
+            events.of(RingEvent::Ratcheted).increment();
+        }
+        if done.persisted.is_err() {
+            events.of(RingEvent::NotPersisted).increment();
+        }
+        match done.change {
+            RingChange::None => {}
+            RingChange::Followed { .. } => events.of(RingEvent::Followed).increment(),
+            RingChange::KeptOurs { .. } => events.of(RingEvent::KeptOurs).increment(),
+            RingChange::Revoked => events.of(RingEvent::Revoked).increment(),
+            RingChange::Replaced => events.of(RingEvent::Replaced).increment(),
+        }
     }
 
     fn finish_at(&mut self, now: UnixSeconds, change: RingChange, ratcheted_epochs: u64) -> Maintenance {
@@ -309,6 +350,20 @@ pub enum KeeperError {
     /// Configuration.
     #[error("no ticket key file is named, and no ring either")]
     NoKeys,
+}
+
+impl KeeperError {
+    /// The event that it is counted as.
+    pub fn event(&self) -> RingEvent {
+        match self {
+            Self::Revoked { .. } => RingEvent::RefusedRevoked,
+            Self::Ahead { .. } => RingEvent::RefusedAhead,
+            Self::Ring(RingError::StepTooLong { .. }) => RingEvent::RefusedFarBehind,
+            Self::Ring(RingError::Diverged { .. }) => RingEvent::RefusedDiverged,
+            Self::File(_) => RingEvent::RefusedFile,
+            Self::Ring(_) | Self::NoKeys => RingEvent::Failed,
+        }
+    }
 }
 
 /// The ring, ratcheted to `now`, if it has keys for it.

@@ -35,4 +35,4 @@ pub use ring::{
     RingId, RingShape, Standing,
 };
 pub use status::{RingFacts, RingStatus};
-pub use telemetry::{TicketCounters, TicketIssue, TicketOpening};
+pub use telemetry::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};

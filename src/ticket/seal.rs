@@ -7,13 +7,12 @@
 //! Not AES-GCM: OpenSSL's ticket code never asks a cipher for its tag, nor gives one back on opening, and insists on a
 //! MAC of its own. AES-256-CBC with HMAC-SHA256 over name, IV and ciphertext is what RFC 5077 recommends.
 
-use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 
 use super::clock::UnixSeconds;
-use super::key::{KEY_NAME_BYTES, KeyTable, Lookup, Strength, TicketKey};
-use crate::sys::openssl_ext::HmacSha256;
+use super::key::{KEY_NAME_BYTES, KeyTable, Lookup, TicketKey};
+use crate::sys::openssl_ext::{HmacSha256, aes_cbc};
 
 /// Bytes of the initialisation vector.
 pub const IV_BYTES: usize = 16;
@@ -61,7 +60,7 @@ pub fn seal(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8]) -> Result<Vec<
     ticket.extend_from_slice(&key.name().0);
     ticket.extend_from_slice(iv);
     let mut cipher = CipherCtx::new()?;
-    cipher.encrypt_init(Some(cipher_of(key)), Some(key.cipher_key()), Some(iv))?;
+    cipher.encrypt_init(Some(aes_cbc(key.cipher_key().len())?), Some(key.cipher_key()), Some(iv))?;
     cipher.cipher_update_vec(content, &mut ticket)?;
     cipher.cipher_final_vec(&mut ticket)?;
     let mac = mac_of(key, &ticket)?;
@@ -100,7 +99,7 @@ pub fn open(table: &KeyTable, ticket: &[u8], now: UnixSeconds) -> Result<Opened,
 fn decrypt(key: &TicketKey, iv: &[u8], ciphertext: &[u8]) -> Result<Vec<u8>, ErrorStack> {
     let mut content = Vec::with_capacity(ciphertext.len() + IV_BYTES);
     let mut cipher = CipherCtx::new()?;
-    cipher.decrypt_init(Some(cipher_of(key)), Some(key.cipher_key()), Some(iv))?;
+    cipher.decrypt_init(Some(aes_cbc(key.cipher_key().len())?), Some(key.cipher_key()), Some(iv))?;
     cipher.cipher_update_vec(ciphertext, &mut content)?;
     cipher.cipher_final_vec(&mut content)?;
     Ok(content)
@@ -110,13 +109,6 @@ fn mac_of(key: &TicketKey, sealed: &[u8]) -> Result<[u8; MAC_BYTES], ErrorStack>
     let mut mac = HmacSha256::new(key.mac_key())?;
     mac.update(sealed)?;
     mac.finish()
-}
-
-fn cipher_of(key: &TicketKey) -> &'static CipherRef {
-    match key.strength() {
-        Strength::Aes128 => Cipher::aes_128_cbc(),
-        Strength::Aes256 => Cipher::aes_256_cbc(),
-    }
 }
 
 #[cfg(test)]

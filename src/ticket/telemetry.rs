@@ -43,6 +43,43 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// What happened to the ring (`sluice_ticket_ring_events_total`).
+    pub enum RingEvent as "event" {
+        /// Keys of expired tickets were wiped.
+        Ratcheted = "ratcheted",
+        /// Another process had ratcheted the file; followed.
+        Followed = "followed",
+        /// The file was behind; ratcheted forward.
+        KeptOurs = "kept_ours",
+        /// A revocation came with the file.
+        Revoked = "revoked",
+        /// Another ring came with the file.
+        Replaced = "replaced",
+        /// The file could not be written.
+        NotPersisted = "not_persisted",
+        /// The file holds the ring from before a revocation; not used.
+        RefusedRevoked = "refused_revoked",
+        /// The file's ring begins in the future; not used.
+        RefusedAhead = "refused_ahead",
+        /// Ring and clock are too far apart; no tickets.
+        RefusedFarBehind = "refused_far_behind",
+        /// The file claims to be the ring in use and has other keys; not used.
+        RefusedDiverged = "refused_diverged",
+        /// The file is missing, damaged or exposed; not used.
+        RefusedFile = "refused_file",
+        /// Anything else; see the log.
+        Failed = "failed",
+    }
+}
+
+/// The counters of the ring; the thread that keeps it is the writer.
+#[derive(Debug, Default)]
+pub struct RingCounters {
+    /// What happened to the ring.
+    pub events: ByLabel<RingEvent>,
+}
+
 /// The ticket counters of one thread.
 #[derive(Debug, Default)]
 pub struct TicketCounters {

@@ -198,6 +198,34 @@ pub fn ticket_range(der: &[u8]) -> Option<std::ops::Range<usize>> {
     field_range(der, TICKET)
 }
 
+/// The session with another ticket in it.
+pub fn with_ticket(session: &SslSessionRef, ticket: &[u8]) -> SslSession {
+    let der = session.to_der().unwrap();
+    let inner = ticket_range(&der).expect("a ticket");
+    let (_, first) = header(&der, 0).unwrap();
+    // The field is [10] { OCTET STRING { ticket } }: everything before and behind it stays.
+    let mut at = first;
+    let field = loop {
+        let (length, content) = header(&der, at).unwrap();
+        if content + length == inner.end && der[at] == 0xaa {
+            break at;
+        }
+        at = content + length;
+    };
+    let octets = [&[0x04][..], &der_length(ticket.len()), ticket].concat();
+    let field_bytes = [&[0xaa][..], &der_length(octets.len()), &octets].concat();
+    let body = [&der[first..field], &field_bytes, &der[inner.end..]].concat();
+    let whole = [&[0x30][..], &der_length(body.len()), &body].concat();
+    SslSession::from_der(&whole).unwrap()
+}
+
+fn der_length(length: usize) -> Vec<u8> {
+    match length {
+        0..0x80 => vec![length as u8],
+        _ => vec![0x82, (length >> 8) as u8, length as u8],
+    }
+}
+
 /// Where the content of a context-tagged field lies in the DER form of a session.
 pub fn field_range(der: &[u8], tag: u8) -> Option<std::ops::Range<usize>> {
     let (_, mut at) = header(der, 0)?;
