@@ -130,6 +130,9 @@ impl Keeper {
     }
 
     /// The keys of a scope, for [`super::install`]. The same scope gives the same keys for as long as anybody uses them.
+    ///
+    /// Its tickets are told apart from those of the other scopes from the next [`Keeper::maintain_at`] on; until then the
+    /// others' count as `unknown_key`.
     pub fn scope_at(&mut self, hash: ScopeHash, now: UnixSeconds) -> Result<Arc<ScopeKeys>, KeeperError> {
         if let Some(keys) = self.scopes.iter().find(|scope| scope.hash == hash).and_then(|scope| scope.keys.upgrade()) {
             return Ok(keys);
@@ -137,8 +140,9 @@ impl Keeper {
         let keys = Arc::new(ScopeKeys::new(hash, KeyTable::default()));
         self.scopes.retain(|scope| scope.hash != hash);
         self.retired.retain(|(retired, _)| *retired != hash);
-        self.scopes.push(Scope { hash, keys: Arc::downgrade(&keys), expired: Vec::new() });
-        self.publish_at(now)?;
+        let mut scope = Scope { hash, keys: Arc::downgrade(&keys), expired: Vec::new() };
+        self.publish_scope_at(&mut scope, &[], now)?;
+        self.scopes.push(scope);
         Ok(keys)
     }
 
@@ -279,23 +283,34 @@ impl Keeper {
                 names.extend(ring.names_at(&hash, now)?.into_iter().map(|name| (name, hash)));
             }
         }
-        for scope in &mut self.scopes {
-            let Some(published) = scope.keys.upgrade() else { continue };
-            let mut keys = self.ring.as_ref().map_or(Ok(Vec::new()), |ring| ring.keys_at(&scope.hash, now))?;
-            keys.extend(static_schedule(&self.static_keys, &self.source));
-            if self.tables_are_foreign {
-                // Tickets of the former ring are not expired but unknown.
-                scope.expired.clear();
-            } else {
-                remember_expired(&mut scope.expired, &published, &keys);
-            }
-            let foreign = names.iter().filter(|(_, hash)| *hash != scope.hash);
-            let remembered = scope.expired.iter().map(|name| (*name, Remembered::Expired));
-            let remembered = remembered.chain(foreign.map(|(name, _)| (*name, Remembered::OtherScope))).collect();
-            let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
-            published.publish(KeyTable::new(keys, remembered, retention));
+        let mut scopes = std::mem::take(&mut self.scopes);
+        let published = scopes.iter_mut().try_for_each(|scope| self.publish_scope_at(scope, &names, now));
+        self.scopes = scopes;
+        self.tables_are_foreign &= published.is_err();
+        published
+    }
+
+    /// Gives one scope its table; `names` are those of every scope.
+    fn publish_scope_at(
+        &self,
+        scope: &mut Scope,
+        names: &[(KeyName, ScopeHash)],
+        now: UnixSeconds,
+    ) -> Result<(), KeeperError> {
+        let Some(published) = scope.keys.upgrade() else { return Ok(()) };
+        let mut keys = self.ring.as_ref().map_or(Ok(Vec::new()), |ring| ring.keys_at(&scope.hash, now))?;
+        keys.extend(static_schedule(&self.static_keys, &self.source));
+        if self.tables_are_foreign {
+            // Tickets of the former ring are not expired but unknown.
+            scope.expired.clear();
+        } else {
+            remember_expired(&mut scope.expired, &published, &keys);
         }
-        self.tables_are_foreign = false;
+        let foreign = names.iter().filter(|(_, hash)| *hash != scope.hash);
+        let remembered = scope.expired.iter().map(|name| (*name, Remembered::Expired));
+        let remembered = remembered.chain(foreign.map(|(name, _)| (*name, Remembered::OtherScope))).collect();
+        let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
+        published.publish(KeyTable::new(keys, remembered, retention));
         Ok(())
     }
 
