@@ -3,14 +3,15 @@
 
 mod ticket_common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
-use openssl::ssl::{AlpnError, SslContext, SslVerifyMode, SslVersion, select_next_proto};
+use openssl::ssl::{AlpnError, NameType, SniError, SslContext, SslVerifyMode, SslVersion, select_next_proto};
 use sluice::telemetry::Label;
 use sluice::ticket::{
-    Clock, KeyTable, ManualClock, Renewal, ScheduledKey, TicketCounters, TicketIssue, TicketKey, TicketOpening,
-    TicketSettings, UnixSeconds, install,
+    Clock, KeyTable, ManualClock, Renewal, ScheduledKey, ScopeKeys, TicketCounters, TicketIssue, TicketKey,
+    TicketOpening, TicketSettings, UnixSeconds, install,
 };
 use ticket_common::*;
 
@@ -230,7 +231,7 @@ fn session_under_another_scope_with_one_static_key_gets_a_full_handshake() {
     for version in VERSIONS {
         let clock = ManualClock::at(real_now());
         let node = |name| {
-            let keys = std::sync::Arc::new(sluice::ticket::ScopeKeys::new(scope(name), table()));
+            let keys = Arc::new(ScopeKeys::new(scope(name), table()));
             server(version, &keys, &settings(), &clock)
         };
         let first = connect(&node("lax"), &Offer::default());
@@ -376,4 +377,80 @@ fn clock_step_back_makes_tickets_of_the_future_expire_and_not_live_longer() {
     clock.set(start);
     keys.publish(table_at(&ring, keys.scope(), clock.now()));
     assert!(connect(&server, &Offer::resume(first.session())).resumed);
+}
+
+/// A listener that switches to another context for each server name, as one with several certificates does.
+fn switching_server(
+    version: SslVersion,
+    clock: &ManualClock,
+    listener: &Arc<ScopeKeys>,
+    other: SslContext,
+) -> SslContext {
+    let mut builder = server_builder(version);
+    builder.set_servername_callback(move |ssl, _| {
+        if ssl.servername(NameType::HOST_NAME) == Some("other.example") {
+            ssl.set_ssl_context(&other).map_err(|_| SniError::ALERT_FATAL)?;
+        }
+        Ok(())
+    });
+    install(&mut builder, Arc::clone(listener), &settings(), Clock::Manual(clock.clone())).unwrap();
+    builder.build()
+}
+
+#[test]
+fn session_resumes_where_the_server_name_switches_between_contexts_of_one_scope() {
+    for version in VERSIONS {
+        let clock = ManualClock::at(real_now());
+        let keys = keys_at(&new_ring(clock.now()), scope("edge"), clock.now());
+        let other = server(version, &keys, &settings(), &clock);
+        let server = switching_server(version, &clock, &keys, other);
+        for name in ["other.example", "edge.example"] {
+            let mut last = connect(&server, &Offer { server_name: Some(name), ..Offer::default() });
+            for _ in 0..3 {
+                let offer = Offer { server_name: Some(name), ..Offer::resume(last.session()) };
+                let next = connect(&server, &offer);
+                assert!(next.resumed, "{version:?} {name}");
+                if !next.sessions.is_empty() {
+                    last = next;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn context_switched_in_under_another_scope_or_without_tickets_means_full_handshakes() {
+    for version in VERSIONS {
+        let clock = ManualClock::at(real_now());
+        let ring = new_ring(clock.now());
+        let keys = keys_at(&ring, scope("edge"), clock.now());
+        let strict = server(version, &keys_at(&ring, scope("strict"), clock.now()), &settings(), &clock);
+        let bare = server_builder(version).build();
+        for other in [strict, bare] {
+            let server = switching_server(version, &clock, &keys, other);
+            let named = |session, server_name| Offer { session, server_name: Some(server_name), ..Offer::default() };
+            let first = connect(&server, &named(None, "other.example"));
+            for session in &first.sessions {
+                assert!(!connect(&server, &named(Some(session), "other.example")).resumed, "{version:?}");
+                assert!(!connect(&server, &named(Some(session), "edge.example")).resumed, "{version:?}");
+            }
+            let edge = connect(&server, &named(None, "edge.example"));
+            assert!(!connect(&server, &named(Some(edge.session()), "other.example")).resumed, "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn session_resumes_across_a_hello_retry_request() {
+    let clock = ManualClock::at(real_now());
+    let keys = keys_at(&new_ring(clock.now()), scope("edge"), clock.now());
+    let mut builder = server_builder(SslVersion::TLS1_3);
+    // The client's first key share is for a group that the server does not take.
+    builder.set_groups_list("secp521r1").unwrap();
+    install(&mut builder, keys, &settings(), Clock::Manual(clock.clone())).unwrap();
+    let server = builder.build();
+    let first = connect(&server, &Offer::default());
+    let before = opened(TicketOpening::Current);
+    assert!(connect(&server, &Offer::resume(first.session())).resumed);
+    assert_eq!(opened(TicketOpening::Current) - before, 2, "the ticket is shown in both ClientHellos");
 }

@@ -140,6 +140,10 @@ fn symbolic_link_to_a_ring_survives_a_ratchet() {
     let mut keeper = Keeper::open_at(Source::File(link.clone()), &[], T0).unwrap();
     keeper.maintain_at(T0.plus(EPOCH)).unwrap().persisted.unwrap();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let other = Node::with(&node.read().revoked_at(T0.plus(EPOCH)).unwrap());
+    fs::remove_file(&link).unwrap();
+    symlink(&other.path, &link).unwrap();
+    assert_eq!(keeper.maintain_at(T0.plus(EPOCH)).unwrap().change, RingChange::Revoked, "a moved link is followed");
     assert_eq!(node.read().first_epoch(), RingShape::default().oldest_alive_at(T0.plus(EPOCH)));
 }
 

@@ -48,10 +48,10 @@ pub struct FileStamp {
 }
 
 impl RingFile {
-    /// The ring file at `path`, whether or not it exists. A symbolic link stands for the file it points to, so that a
-    /// ratchet replaces the file and not the link.
+    /// The ring file at `path`, whether or not it exists. A symbolic link stands for the file it points to at the time of
+    /// each use: a ratchet replaces the file and not the link, and a link that was moved is followed.
     pub fn at(path: &Path) -> Self {
-        Self { path: fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()) }
+        Self { path: path.to_path_buf() }
     }
 
     /// Where it lies.
@@ -74,7 +74,7 @@ impl RingFile {
 
     /// Takes the lock that [`RingFile::create`] and [`RingFile::replace`] ask for.
     pub fn lock(&self, wait: LockWait) -> Result<RingLock, FileError> {
-        let path = self.beside(".lock");
+        let path = beside(&self.target(), ".lock");
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -103,8 +103,9 @@ impl RingFile {
 
     /// Replaces the ring as a whole; on an error the file is as it was.
     pub fn replace(&self, _lock: &RingLock, ring: &Ring) -> Result<FileStamp, FileError> {
-        let aside = self.beside(".tmp");
-        let written = self.write_aside(&aside, ring);
+        let target = self.target();
+        let aside = beside(&target, ".tmp");
+        let written = write_aside(&aside, &target, ring);
         if written.is_err() {
             // The half-written file may hold the secret.
             let _ = fs::remove_file(&aside);
@@ -112,39 +113,45 @@ impl RingFile {
         written
     }
 
-    fn write_aside(&self, aside: &Path, ring: &Ring) -> Result<FileStamp, FileError> {
-        let text = encoding::encode(ring).map_err(FileError::Ring)?;
-        // Under the lock, so a file that is there was left by a process that died.
-        match fs::remove_file(aside) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(FileError::io("remove", aside, source));
-            }
-            _ => {}
-        }
-        let write = || {
-            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(aside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            file.metadata()
-        };
-        let metadata = write().map_err(|source| FileError::io("write", aside, source))?;
-        fs::rename(aside, &self.path).map_err(|source| FileError::io("replace", &self.path, source))?;
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        // The rename must survive a power cut: otherwise the ring from before a revocation could come back.
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|source| FileError::io("sync the directory of", &self.path, source))?;
-        Ok(FileStamp::of(&metadata))
+    /// The file itself, behind any links.
+    fn target(&self) -> PathBuf {
+        fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())
     }
+}
 
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.file_name().map_or_else(OsString::new, OsString::from);
-        name.push(suffix);
-        self.path.with_file_name(name)
+/// Writes the ring to `aside` and puts it in the place of `target`.
+fn write_aside(aside: &Path, target: &Path, ring: &Ring) -> Result<FileStamp, FileError> {
+    let text = encoding::encode(ring).map_err(FileError::Ring)?;
+    // Under the lock, so a file that is there was left by a process that died.
+    match fs::remove_file(aside) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(FileError::io("remove", aside, source));
+        }
+        _ => {}
     }
+    let write = || {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(aside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        file.metadata()
+    };
+    let metadata = write().map_err(|source| FileError::io("write", aside, source))?;
+    fs::rename(aside, target).map_err(|source| FileError::io("replace", target, source))?;
+    let directory = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // The rename must survive a power cut: otherwise the ring from before a revocation could come back.
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| FileError::io("sync the directory of", target, source))?;
+    Ok(FileStamp::of(&metadata))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(suffix);
+    path.with_file_name(name)
 }
 
 impl FileStamp {

@@ -129,7 +129,7 @@ impl Keeper {
         })
     }
 
-    /// The keys of a scope, for [`super::install`]. The same scope gives the same keys for as long as anybody uses them.
+    /// The keys of a scope, for [`install`](super::install()). The same scope gives the same keys for as long as anybody uses them.
     ///
     /// Its tickets are told apart from those of the other scopes from the next [`Keeper::maintain_at`] on; until then the
     /// others' count as `unknown_key`.
