@@ -68,3 +68,4 @@ pub fn print_diagnostics(diagnostics: &Diagnostics) {
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/sluice/sluice.toml";
+pub mod tickets;
