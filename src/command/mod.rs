@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod run;
+pub mod tickets;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -68,4 +69,3 @@ pub fn print_diagnostics(diagnostics: &Diagnostics) {
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/sluice/sluice.toml";
-pub mod tickets;
