@@ -36,6 +36,7 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         started_at: started.1,
         workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
         listeners: settings.listeners.iter().zip(bound).map(listener).collect(),
+        ticket_ring: server.ticket_ring_counters(),
         phase: PhaseCell::new(),
     }
 }
