@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -143,15 +143,15 @@ impl Watch {
         self.entry.deadline.set(self.wheel.now.get() + self.entry.allowance.get());
     }
 
-    /// Runs `future` until it is done or the deadline has passed, which drops it.
+    /// Runs `future` until it is done or the deadline has passed; the caller drops it then.
     ///
     /// Cancel safety: that of `future`.
     ///
     /// # Errors
     /// [`Expired`] when the deadline has passed.
-    pub async fn guard<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
-        let mut future = pin!(future);
-        std::future::poll_fn(|context| self.poll_guarded(future.as_mut(), context)).await
+    pub fn guard<F: Future>(&self, mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Expired>> {
+        // The future is borrowed: an async function that took it would hold it twice, as argument and pinned.
+        std::future::poll_fn(move |context| self.poll_guarded(future.as_mut(), context))
     }
 
     fn poll_guarded<F: Future>(
@@ -188,6 +188,7 @@ fn ticks(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
 
     fn poll(watch: &Watch) -> Option<Expired> {
         let mut context = Context::from_waker(Waker::noop());

@@ -1,6 +1,7 @@
 //! Connecting to a server.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use socket2::SockAddr;
@@ -28,7 +29,7 @@ pub async fn dial(
 ) -> Result<Stream, Unavailable> {
     for (server, address) in servers.in_turn() {
         watch.restart(connect_timeout);
-        let (result, error) = match watch.guard(connect(address)).await {
+        let (result, error) = match watch.guard(pin!(connect(address))).await {
             Ok(Ok(stream)) => {
                 metrics.dials.of(DialResult::Connected).increment();
                 return Ok(stream);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use super::Sides;
-use super::buffer::{SMALL_LEN, Size};
+use super::buffer::Size;
 use super::client_writer::ClientWriter;
 use super::close::{Broken, Ended};
 use crate::record::Alert;
@@ -71,7 +71,8 @@ impl<'a> BackendToClient<'a> {
         let sealed = self.writer.seal_payloads(&mut buffer, received)?;
         self.writer.send_data(&buffer[..sealed]).await.map_err(Broken::Client)?;
         metrics.relay_bytes.of(Direction::BackendToClient).of(RelayPath::Userspace).add(received as u64);
-        Ok(Turn::Moved(next_size(received, size)))
+        let is_full = received == self.writer.payload_room(buffer.len());
+        Ok(Turn::Moved(size.next(received, is_full)))
     }
 }
 
@@ -79,13 +80,4 @@ enum Turn {
     Moved(Size),
     NothingThere,
     EndOfStream,
-}
-
-/// A full small buffer calls for a large one; a large one that brought no more than a small one would is given up.
-fn next_size(received: usize, size: Size) -> Size {
-    let is_bulk = match size {
-        Size::Small => received >= SMALL_LEN / 64 * 63,
-        Size::Large => received >= SMALL_LEN,
-    };
-    if is_bulk { Size::Large } else { Size::Small }
 }

@@ -41,6 +41,14 @@ pub enum Size {
     Large,
 }
 
+impl Size {
+    /// What to take next time, after a buffer of this size brought `received` bytes: a full one calls for a large one,
+    /// and a large one is given up when it brought no more than a small one would.
+    pub fn next(self, received: usize, is_full: bool) -> Self {
+        if is_full || (self == Self::Large && received >= SMALL_LEN) { Self::Large } else { Self::Small }
+    }
+}
+
 struct Storage {
     bytes: Box<[u8]>,
     parts: Vec<Part>,

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use super::Sides;
-use super::buffer::{Buffer, Part, SMALL_LEN, Size};
+use super::buffer::{Buffer, Part, Size};
 use super::client_writer::ClientWriter;
 use super::close::{Broken, Ended};
 use crate::record::{
@@ -114,7 +114,7 @@ impl<'a> ClientToBackend<'a> {
         };
         self.sides.watch.touch();
         let is_full = held + received == buffer.len();
-        *size = if is_full || (*size == Size::Large && received >= SMALL_LEN) { Size::Large } else { Size::Small };
+        *size = size.next(received, is_full);
         self.process(&mut buffer, held + received).await.map(Some)
     }
 

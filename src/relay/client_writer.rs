@@ -85,6 +85,11 @@ impl<'a> ClientWriter<'a> {
         Ok(start)
     }
 
+    /// How many bytes of payload a buffer of `buffer_len` bytes takes.
+    pub(super) fn payload_room(&self, buffer_len: usize) -> usize {
+        self.slots(buffer_len) * self.payload_len
+    }
+
     /// How many records a buffer of `buffer_len` bytes takes.
     pub(super) fn slots(&self, buffer_len: usize) -> usize {
         (buffer_len / self.stride).clamp(1, VECTOR_PARTS_MAX)

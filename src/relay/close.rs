@@ -5,6 +5,7 @@
 //! when the proxy ends an idle connection), otherwise its TLS stack reports a truncation or an alert.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use super::client_writer::ClientWriter;
@@ -137,7 +138,7 @@ async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
         return;
     }
     sides.watch.restart(ALERT_LINGER);
-    let sent = sides.watch.guard(writer.flush()).await;
+    let sent = sides.watch.guard(pin!(writer.flush())).await;
     if matches!(sent, Ok(Ok(()))) {
         linger(sides.client, sides.watch).await;
     }
@@ -150,7 +151,7 @@ async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
 pub async fn linger(client: &Stream, watch: &Watch) {
     client.shutdown_send();
     watch.restart(ALERT_LINGER);
-    let _ = watch.guard(discard(client)).await;
+    let _ = watch.guard(pin!(discard(client))).await;
 }
 
 async fn discard(client: &Stream) -> io::Result<()> {

@@ -10,7 +10,7 @@ mod client_to_backend;
 mod client_writer;
 mod close;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -75,7 +75,10 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
     let mut opening = ClientToBackend::new(sides, &writer, opener, client_secret, suite);
     let sealing = BackendToClient::new(sides, &writer);
     sides.watch.allow(sides.idle_timeout);
-    let result = sides.watch.guard(join(opening.run(handover.leftover), sealing.run())).await;
+    let result = {
+        let (opened, sealed) = (pin!(opening.run(handover.leftover)), pin!(sealing.run()));
+        sides.watch.guard(pin!(join(opened, sealed))).await
+    };
     let client_end = opening.end();
     let reason = match result {
         Ok(Ok(first)) => close::finished(first, client_end),
@@ -88,14 +91,13 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
 }
 
 /// Runs both directions to their ends and says which came first; the first that breaks ends both.
-async fn join(
-    client_to_backend: impl Future<Output = Result<Ended, Broken>>,
-    backend_to_client: impl Future<Output = Result<Ended, Broken>>,
-) -> Result<Ended, Broken> {
-    let (mut opening, mut sealing) = (pin!(client_to_backend), pin!(backend_to_client));
+fn join(
+    mut opening: Pin<&mut impl Future<Output = Result<Ended, Broken>>>,
+    mut sealing: Pin<&mut impl Future<Output = Result<Ended, Broken>>>,
+) -> impl Future<Output = Result<Ended, Broken>> {
     let (mut opening_is_open, mut sealing_is_open) = (true, true);
     let mut first = None;
-    std::future::poll_fn(|context| {
+    std::future::poll_fn(move |context| {
         if opening_is_open
             && let Poll::Ready(result) = opening.as_mut().poll(context)
         {
@@ -113,5 +115,4 @@ async fn join(
             _ => Poll::Pending,
         }
     })
-    .await
 }

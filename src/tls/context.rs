@@ -69,14 +69,14 @@ fn set_protocol(builder: &mut SslContextBuilder, policy: Policy) -> Result<(), E
 }
 
 fn set_identity(builder: &mut SslContextBuilder, identity: &Identity) -> Result<(), ErrorStack> {
-    let mut chain = identity.chain.iter();
+    let mut chain = identity.chain().iter();
     if let Some(leaf) = chain.next() {
         builder.set_certificate(leaf)?;
     }
     for intermediate in chain {
         builder.add_extra_chain_cert(intermediate.clone())?;
     }
-    builder.set_private_key(&identity.key)?;
+    builder.set_private_key(identity.key())?;
     builder.check_private_key()
 }
 

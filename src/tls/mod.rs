@@ -10,6 +10,6 @@ mod settings;
 
 pub use accept::accept;
 pub use context::Context;
-pub use failure::{Failure};
+pub use failure::Failure;
 pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};
 pub use settings::{CertificateFiles, Policy, Settings};

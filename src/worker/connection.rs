@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -24,7 +24,8 @@ pub(super) async fn serve(
     worker: Rc<WorkerContext>,
     place: Place,
 ) {
-    let reason = match contain(phases(socket, client, &listener, &worker)).await {
+    let phases = pin!(phases(socket, client, &listener, &worker));
+    let reason = match contain(phases).await {
         Ok(reason) => reason,
         Err(Panicked) => {
             worker.metrics.panics.increment();
@@ -48,7 +49,8 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     };
     let watch = worker.wheel.watch(listener.timeouts.handshake);
 
-    let established = match watch.guard(tls::accept(&stream, &listener.tls)).await.unwrap_or(Err(Failure::TimedOut)) {
+    let handshake = watch.guard(pin!(tls::accept(&stream, &listener.tls))).await;
+    let established = match handshake.unwrap_or(Err(Failure::TimedOut)) {
         Ok(established) => established,
         Err(failure) => {
             report(&failure, client, listener, worker);
@@ -111,13 +113,11 @@ async fn refuse(stream: Stream, failure: &Failure, watch: &Watch) {
 #[derive(Debug)]
 struct Panicked;
 
-async fn contain<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
+fn contain<F: Future>(mut future: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Panicked>> {
+    std::future::poll_fn(move |context| {
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(poll) => poll.map(Ok),
             Err(_) => Poll::Ready(Err(Panicked)),
         }
     })
-    .await
 }

@@ -12,6 +12,7 @@ mod settings;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -143,7 +144,8 @@ async fn serve(worker: &Rc<WorkerContext>, inbox: &mailbox::Inbox) {
     let watch = worker.wheel.watch(timeout);
     // A turn of the ring first, so that the acceptors empty their queues.
     monoio::time::sleep(timer::TICK).await;
-    if watch.guard(worker.until(|worker| worker.open_count() == 0)).await.is_err() {
+    let all_ended = pin!(worker.until(|worker| worker.open_count() == 0));
+    if watch.guard(all_ended).await.is_err() {
         tracing::warn!(open = worker.open_count(), "drain timed out: closing what is still open");
     }
 }

@@ -19,6 +19,24 @@ pub struct Settings {
     pub buffer_bytes_max: usize,
 }
 
+impl Settings {
+    /// One worker on each of `cpus`, everything else as it is by default.
+    pub fn for_cpus(cpus: Vec<usize>) -> Self {
+        Self { cpus, io: IoDriver::Auto, connections_max: CONNECTIONS_MAX, buffer_bytes_max: BUFFER_BYTES_MAX }
+    }
+}
+
+/// Open client connections per worker unless configured otherwise.
+pub const CONNECTIONS_MAX: usize = 65_536;
+/// Bytes of large relay buffers per worker unless configured otherwise.
+pub const BUFFER_BYTES_MAX: usize = 64 << 20;
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(10), idle: Duration::from_secs(300), close: Duration::from_secs(10) }
+    }
+}
+
 /// How a worker waits for its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoDriver {

@@ -1,0 +1,157 @@
+//! The file as it is written. The doc comments here are the descriptions of the JSON schema.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::backend::ServerAddress;
+use crate::{ktls, tls, worker};
+
+use super::limit;
+use super::scalar::{ByteCount, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
+
+/// Configuration of Sluice. Unknown keys are refused. Relative paths start at the folder of the file.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Sluice configuration", extend("required" = ["listener", "backend"]))]
+pub(super) struct File {
+    /// The process.
+    pub(super) server: Server,
+    /// The worker threads.
+    pub(super) workers: Workers,
+    /// The administration endpoint.
+    pub(super) admin: Admin,
+    /// Session tickets.
+    pub(super) tickets: Tickets,
+    /// Where clients connect to; at least one.
+    #[schemars(with = "Vec<Listener>")]
+    pub(super) listener: Vec<Spanned<Listener>>,
+    /// Where connections go; at least one.
+    #[schemars(with = "Vec<Backend>")]
+    pub(super) backend: Vec<Spanned<Backend>>,
+}
+
+/// The process.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Server {
+    /// How long a drain waits for open connections before it cuts them.
+    #[schemars(transform = limit::DRAIN_TIMEOUT.describe())]
+    pub(super) drain_timeout: Field<Duration>,
+}
+
+/// The worker threads, each pinned to one CPU.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Workers {
+    /// Number of workers; `auto`: one per CPU of `cpus`.
+    pub(super) count: Field<WorkerCount>,
+    /// CPUs of the workers, a list such as `0-3,8`; `auto`: every CPU that the process may run on.
+    pub(super) cpus: Field<CpuChoice>,
+    /// I/O driver; `auto`: io_uring, or epoll with a warning where the kernel refuses a ring.
+    pub(super) io: Field<worker::IoDriver>,
+    /// Largest number of open client connections per worker; at the bound it stops accepting until one closes.
+    #[schemars(transform = limit::CONNECTIONS_MAX.describe())]
+    pub(super) connections_max: Field<u64>,
+    /// Memory that one worker uses for relay buffers at most.
+    #[schemars(transform = limit::BUFFER_MEMORY.describe())]
+    pub(super) buffer_memory: Field<ByteCount>,
+}
+
+/// The administration endpoint.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    /// Loopback address of the endpoint; absent: no endpoint.
+    pub(super) address: Field<SocketAddr>,
+}
+
+/// Session tickets.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tickets {
+    /// File of the ticket key ring; absent: a ring in memory, for this process.
+    pub(super) ring: Field<PathBuf>,
+    /// How long after its full handshake a session may be resumed; `0s`: no tickets are issued.
+    #[schemars(transform = limit::TICKET_LIFETIME.describe())]
+    pub(super) lifetime: Field<Duration>,
+    /// Tickets issued per TLS 1.3 handshake.
+    #[schemars(transform = limit::TICKET_COUNT.describe())]
+    pub(super) count: Field<u64>,
+}
+
+/// An address, what it speaks and where its connections go.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name", "address", "backend", "tls"]))]
+pub(super) struct Listener {
+    /// Name in logs and metrics: letters, digits, `.`, `_` and `-`.
+    pub(super) name: Field<String>,
+    /// IP address and port to listen on; `[::]` takes IPv6 only.
+    pub(super) address: Field<SocketAddr>,
+    /// Name of the backend.
+    pub(super) backend: Field<String>,
+    /// When the kernel takes over record protection: `auto` for bulky directions, `always` at once, `required` as
+    /// `auto` but refusing to start without it.
+    pub(super) kernel_tls: Field<ktls::Mode>,
+    /// Bytes that a direction carries before `auto` and `required` hand it over.
+    #[schemars(transform = limit::KERNEL_TLS_AFTER.describe())]
+    pub(super) kernel_tls_after: Field<ByteCount>,
+    /// From accept to the end of the handshake.
+    #[schemars(transform = limit::HANDSHAKE_TIMEOUT.describe())]
+    pub(super) handshake_timeout: Field<Duration>,
+    /// Without a byte in either direction.
+    #[schemars(transform = limit::IDLE_TIMEOUT.describe())]
+    pub(super) idle_timeout: Field<Duration>,
+    /// From the close of one direction to the end of the connection.
+    #[schemars(transform = limit::CLOSE_TIMEOUT.describe())]
+    pub(super) close_timeout: Field<Duration>,
+    /// TLS of the listener.
+    #[schemars(with = "Tls")]
+    pub(super) tls: Option<Spanned<Tls>>,
+}
+
+/// TLS of one listener.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["certificates"]))]
+pub(super) struct Tls {
+    /// Versions and suites: `intermediate` speaks TLS 1.2 and 1.3, `modern` TLS 1.3 only.
+    pub(super) policy: Field<tls::Policy>,
+    /// The certificate of the listener; exactly one entry.
+    #[schemars(with = "Vec<Certificate>", extend("minItems" = 1, "maxItems" = 1))]
+    pub(super) certificates: Option<Spanned<Vec<Spanned<Certificate>>>>,
+    /// ALPN protocols in order of preference; absent: the extension is not answered.
+    pub(super) alpn: List<String>,
+}
+
+/// A certificate and its key.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["chain", "key"]))]
+pub(super) struct Certificate {
+    /// PEM file: the certificate, then its intermediates.
+    pub(super) chain: Field<PathBuf>,
+    /// PEM file: the private key, not encrypted.
+    pub(super) key: Field<PathBuf>,
+}
+
+/// A group of equal servers.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name", "servers"]))]
+pub(super) struct Backend {
+    /// Name that listeners refer to: letters, digits, `.`, `_` and `-`.
+    pub(super) name: Field<String>,
+    /// Servers, tried in round robin: IP address and port, or `unix:` and the path of a socket.
+    pub(super) servers: List<ServerAddress>,
+    /// How long one connection attempt may take before the next server is tried.
+    #[schemars(transform = limit::CONNECT_TIMEOUT.describe())]
+    pub(super) connect_timeout: Field<Duration>,
+    /// PROXY protocol header towards the servers.
+    pub(super) proxy_protocol: Field<ProxyProtocol>,
+}

@@ -1,0 +1,128 @@
+//! `[[backend]]`.
+
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+
+use toml::Spanned;
+
+use crate::backend::{ServerAddress, Settings};
+
+use super::super::diagnostic::Diagnostic;
+use super::super::limit;
+use super::super::raw;
+use super::super::report::Report;
+use super::super::scalar::{ProxyProtocol, Written, quote};
+use super::{Environment, check_port, name};
+
+/// A backend of the file, as far as it could be read.
+pub(super) struct Resolved {
+    /// Its name.
+    pub(super) name: Option<Written<String>>,
+    /// Its settings.
+    pub(super) settings: Option<Settings>,
+}
+
+pub(super) fn resolve_all(
+    raw: &[Spanned<raw::Backend>],
+    environment: &Environment,
+    report: &mut Report,
+) -> Vec<Resolved> {
+    if raw.is_empty() {
+        let finding = Diagnostic::error("no backend is configured");
+        report.push(finding.help("add a section [[backend]] with a name and servers = [\"127.0.0.1:8080\"]"));
+    }
+    if let Some(beyond) = raw.get(limit::BACKEND_COUNT_MAX) {
+        let finding = Diagnostic::error("too many backends");
+        let finding = finding.allowed(format!("allowed: up to {}", limit::BACKEND_COUNT_MAX));
+        report.push_at(finding, &beyond.span(), format!("{} backends", raw.len()));
+    }
+    let mut names = Vec::new();
+    let mut resolved = Vec::new();
+    for backend in raw.iter().take(limit::BACKEND_COUNT_MAX) {
+        let name = name(&backend.get_ref().name, "backend", &backend.span(), &names, report);
+        names.extend(name.clone());
+        resolved.push(resolve(backend, name, environment, report));
+    }
+    resolved
+}
+
+fn resolve(
+    raw: &Spanned<raw::Backend>,
+    name: Option<Written<String>>,
+    environment: &Environment,
+    report: &mut Report,
+) -> Resolved {
+    let table = raw.span();
+    let raw = raw.get_ref();
+    let servers = servers(raw, &table, environment, report);
+    let connect_timeout = report.bounded(&raw.connect_timeout, &limit::CONNECT_TIMEOUT);
+    let _ = report.get_or(&raw.proxy_protocol, ProxyProtocol::Off);
+    let settings = name.clone().map(|(name, _)| Settings { name, servers, connect_timeout });
+    Resolved { name, settings }
+}
+
+fn servers(
+    raw: &raw::Backend,
+    table: &Range<usize>,
+    environment: &Environment,
+    report: &mut Report,
+) -> Vec<ServerAddress> {
+    let Some((servers, span)) = report.list(&raw.servers) else {
+        report.missing(table, "servers", "name where the backend listens: servers = [\"127.0.0.1:8080\"]");
+        return Vec::new();
+    };
+    let written = raw.servers.written().map_or(0, |(_, fields)| fields.len());
+    if written == 0 || written > limit::SERVER_COUNT_MAX {
+        let title = if written == 0 { "`backend.servers` is empty" } else { "`backend.servers` has too many entries" };
+        let finding = Diagnostic::error(title).allowed(format!("allowed: 1 to {} servers", limit::SERVER_COUNT_MAX));
+        report.push_at(finding, &span, format!("{written} servers"));
+    }
+    servers.into_iter().map(|(server, span)| check_server(server, &span, environment, report)).collect()
+}
+
+fn check_server(
+    server: ServerAddress,
+    span: &Range<usize>,
+    environment: &Environment,
+    report: &mut Report,
+) -> ServerAddress {
+    match server {
+        ServerAddress::Tcp(address) => {
+            check_port(address, span, report);
+            if address.ip().is_unspecified() || address.ip().is_multicast() {
+                let finding = Diagnostic::error("`backend.servers` names an address that cannot be connected to");
+                report.push_at(
+                    finding.allowed("allowed: the address of one machine"),
+                    span,
+                    format!("found {address}"),
+                );
+            }
+            server
+        }
+        ServerAddress::Unix(path) => {
+            let path = environment.absolute(&path);
+            let length = path.as_os_str().as_bytes().len();
+            if length > limit::UNIX_PATH_BYTES_MAX {
+                let finding = Diagnostic::error("the path of a unix socket is too long")
+                    .allowed(format!("allowed: up to {} bytes (unix(7))", limit::UNIX_PATH_BYTES_MAX));
+                report.push_at(finding, span, format!("{length} bytes with its folder"));
+            }
+            ServerAddress::Unix(path)
+        }
+    }
+}
+
+/// A backend that no listener names is probably a slip.
+pub(super) fn warn_unused(backends: &[Resolved], listeners: &[Spanned<raw::Listener>], report: &mut Report) {
+    let used: Vec<&String> = listeners
+        .iter()
+        .filter_map(|listener| listener.get_ref().backend.written())
+        .filter_map(|(_, name)| name.ok())
+        .collect();
+    for (name, span) in backends.iter().filter_map(|backend| backend.name.as_ref()) {
+        if !used.contains(&name) {
+            let finding = Diagnostic::warning(format!("no listener uses backend {}", quote(name)));
+            report.push_at(finding.help("name it in a listener, or remove it"), span, "never used");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `[[listener]]`.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use toml::Spanned;
+
+use crate::ktls;
+use crate::tls::{self, Policy};
+use crate::worker::{ListenerSettings, Timeouts};
+
+use super::super::diagnostic::Diagnostic;
+use super::super::limit;
+use super::super::near::nearest;
+use super::super::raw;
+use super::super::report::Report;
+use super::super::scalar::{Written, quote};
+use super::{Environment, backend, certificate, check_port, name, overlaps};
+
+/// A listener of the file, as far as it could be read.
+pub(super) struct Resolved {
+    /// Its name.
+    name: Option<String>,
+    /// Its address.
+    pub(super) address: Option<Written<SocketAddr>>,
+    /// Its settings.
+    pub(super) settings: Option<ListenerSettings>,
+}
+
+impl Resolved {
+    /// The name in messages.
+    pub(super) fn label(&self) -> String {
+        self.name.as_deref().map_or_else(|| "without a name".to_owned(), quote)
+    }
+}
+
+pub(super) fn resolve_all(
+    raw: &[Spanned<raw::Listener>],
+    backends: &[backend::Resolved],
+    environment: &Environment,
+    report: &mut Report,
+) -> Vec<Resolved> {
+    if raw.is_empty() {
+        let finding = Diagnostic::error("no listener is configured");
+        report.push(finding.help("add a section [[listener]] with name, address, backend and [listener.tls]"));
+    }
+    if let Some(beyond) = raw.get(limit::LISTENER_COUNT_MAX) {
+        let finding = Diagnostic::error("too many listeners");
+        let finding = finding.allowed(format!("allowed: up to {}", limit::LISTENER_COUNT_MAX));
+        report.push_at(finding, &beyond.span(), format!("{} listeners", raw.len()));
+    }
+    let mut names = Vec::new();
+    let mut resolved = Vec::new();
+    for listener in raw.iter().take(limit::LISTENER_COUNT_MAX) {
+        let table = listener.span();
+        let name = name(&listener.get_ref().name, "listener", &table, &names, report);
+        names.extend(name.clone());
+        let address = address(listener.get_ref(), &table, &resolved, report);
+        let name = name.map(|(name, _)| name);
+        let settings = settings(listener.get_ref(), &table, backends, environment, report);
+        let settings = match (settings, &name, &address) {
+            (Some(settings), Some(name), Some((address, _))) => Some(settings(name.clone(), *address)),
+            _ => None,
+        };
+        resolved.push(Resolved { name, address, settings });
+    }
+    resolved
+}
+
+/// Everything but name and address.
+fn settings(
+    raw: &raw::Listener,
+    table: &Range<usize>,
+    backends: &[backend::Resolved],
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<impl FnOnce(String, SocketAddr) -> ListenerSettings + use<>> {
+    let backend = backend(raw, table, backends, report);
+    let kernel_tls = kernel_tls(raw, report);
+    let timeouts = Timeouts {
+        handshake: report.bounded(&raw.handshake_timeout, &limit::HANDSHAKE_TIMEOUT),
+        idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
+        close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
+    };
+    let tls = tls(raw, table, environment, report);
+    let (backend, tls) = (backend?, tls?);
+    Some(move |name, address| ListenerSettings { name, address, backend, tls, kernel_tls, timeouts })
+}
+
+fn address(
+    raw: &raw::Listener,
+    table: &Range<usize>,
+    before: &[Resolved],
+    report: &mut Report,
+) -> Option<Written<SocketAddr>> {
+    let (address, span) =
+        report.required(table, "address", &raw.address, "say where to listen: address = \"0.0.0.0:8443\"")?;
+    check_port(address, &span, report);
+    for other in before {
+        let Some((first, first_span)) = other.address.as_ref().filter(|(other, _)| overlaps(address, *other)) else {
+            continue;
+        };
+        let finding = Diagnostic::error("two listeners have the same address")
+            .and_at(first_span.clone(), format!("listener {} has {first}", other.label()))
+            .help("connections would be shared out between them at random: change the address or the port");
+        report.push_at(finding, &span, format!("{address} again"));
+    }
+    Some((address, span))
+}
+
+fn backend(
+    raw: &raw::Listener,
+    table: &Range<usize>,
+    backends: &[backend::Resolved],
+    report: &mut Report,
+) -> Option<usize> {
+    let help = "name one of the [[backend]] sections: backend = \"app\"";
+    let (name, span) = report.required(table, "backend", &raw.backend, help)?;
+    let names = backends.iter().filter_map(|backend| backend.name.as_ref()).map(|(name, _)| name.as_str());
+    let is_named = |backend: &backend::Resolved| backend.name.as_ref().is_some_and(|(other, _)| *other == name);
+    let position = backends.iter().position(is_named);
+    if position.is_none() {
+        let known: Vec<String> = names.clone().map(quote).collect();
+        let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
+        let mut finding = Diagnostic::error(format!("backend {} does not exist", quote(&name)));
+        finding = finding.allowed(format!("backends of this file: {known}"));
+        finding = finding.help(match nearest(&name, names) {
+            Some(meant) => format!("did you mean {}?", quote(meant)),
+            None => "add a section [[backend]] with this name".to_owned(),
+        });
+        report.push_at(finding, &span, "no such backend");
+    }
+    position
+}
+
+fn kernel_tls(raw: &raw::Listener, report: &mut Report) -> ktls::Settings {
+    let mode = report.get_or(&raw.kernel_tls, ktls::Mode::Auto);
+    let promote_after_bytes = report.bounded(&raw.kernel_tls_after, &limit::KERNEL_TLS_AFTER).0;
+    let has_effect = matches!(mode, ktls::Mode::Auto | ktls::Mode::Required);
+    if let (false, Some((span, Ok(_)))) = (has_effect, raw.kernel_tls_after.written()) {
+        let finding = Diagnostic::warning("`listener.kernel_tls_after` has no effect");
+        let finding = finding.help("remove it, or set kernel_tls to \"auto\" or \"required\"");
+        report.push_at(finding, &span, "only read with kernel_tls \"auto\" and \"required\"");
+    }
+    ktls::Settings { mode, promote_after_bytes }
+}
+
+fn tls(
+    raw: &raw::Listener,
+    table: &Range<usize>,
+    environment: &Environment,
+    report: &mut Report,
+) -> Option<tls::Settings> {
+    let Some(section) = &raw.tls else {
+        report.missing(table, "tls", "add a section [listener.tls] with certificates = [ { chain = .., key = .. } ]");
+        return None;
+    };
+    let raw = section.get_ref();
+    let policy = report.get_or(&raw.policy, Policy::Intermediate);
+    let alpn = alpn(raw, report);
+    let certificate = certificate::resolve(raw, &section.span(), environment, report)?;
+    Some(tls::Settings { policy, certificate, alpn })
+}
+
+/// RFC 7301 section 3.1: names of 1 to 255 bytes.
+fn alpn(raw: &raw::Tls, report: &mut Report) -> Vec<String> {
+    let Some((names, span)) = report.list(&raw.alpn) else { return Vec::new() };
+    if names.len() > limit::ALPN_COUNT_MAX {
+        let finding = Diagnostic::error("`listener.tls.alpn` has too many entries");
+        let finding = finding.allowed(format!("allowed: up to {} protocols", limit::ALPN_COUNT_MAX));
+        report.push_at(finding, &span, format!("{} protocols", names.len()));
+    }
+    for (position, (name, span)) in names.iter().enumerate() {
+        if name.is_empty() || name.len() > limit::ALPN_BYTES_MAX {
+            let fault = if name.is_empty() { "is empty" } else { "is too long" };
+            let finding = Diagnostic::error(format!("an ALPN protocol name {fault}"))
+                .allowed(format!("allowed: 1 to {} bytes (RFC 7301 section 3.1)", limit::ALPN_BYTES_MAX));
+            report.push_at(finding, span, format!("{} bytes", name.len()));
+        }
+        let first = names.iter().take(position).find(|(other, _)| other == name);
+        if let Some((_, first)) = first {
+            let finding = Diagnostic::error(format!("ALPN protocol {} is named twice", quote(name)));
+            report.push_at(finding.and_at(first.clone(), "first here").help("remove one"), span, "again");
+        }
+    }
+    names.into_iter().map(|(name, _)| name).collect()
+}

@@ -1,0 +1,162 @@
+//! From the file to settings: every value within its bounds, every reference followed, every file looked at.
+
+mod backend;
+mod certificate;
+mod listener;
+mod worker;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::{admin, server, ticket};
+
+use super::cpu::Machine;
+use super::diagnostic::Diagnostic;
+use super::limit;
+use super::raw;
+use super::report::Report;
+use super::scalar::{Field, Written, quote};
+
+/// What the outside world contributes.
+pub(super) struct Environment {
+    /// Where relative paths start.
+    pub(super) directory: PathBuf,
+    /// The time at which certificates must be valid.
+    pub(super) now: SystemTime,
+    /// The CPUs.
+    pub(super) machine: Machine,
+}
+
+impl Environment {
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.directory.join(path)
+    }
+}
+
+/// Gives the settings where no error is in the report afterwards.
+pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut Report) -> Option<server::Settings> {
+    let workers = worker::resolve(&file.workers, &environment.machine, report);
+    let backends = backend::resolve_all(&file.backend, environment, report);
+    let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
+    backend::warn_unused(&backends, &file.listener, report);
+    let admin = admin(&file.admin, &listeners, report);
+    let tickets = tickets(&file.tickets, environment, report);
+    let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
+    if report.has_errors() {
+        return None;
+    }
+    Some(server::Settings {
+        workers,
+        admin,
+        tickets,
+        listeners: listeners.into_iter().filter_map(|listener| listener.settings).collect(),
+        backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
+        drain_timeout,
+    })
+}
+
+fn admin(raw: &raw::Admin, listeners: &[listener::Resolved], report: &mut Report) -> admin::Settings {
+    let Some((address, span)) = report.get(&raw.address) else {
+        return admin::Settings { address: None };
+    };
+    if !address.ip().is_loopback() {
+        let finding = Diagnostic::error("`admin.address` is not a loopback address")
+            .allowed("allowed: an address in 127.0.0.0/8 or [::1], and a port")
+            .help(format!(
+                "the endpoint has no authentication: write \"127.0.0.1:{}\" and put a proxy with access control before it",
+                address.port()
+            ));
+        report.push_at(finding, &span, format!("found {address}"));
+    }
+    check_port(address, &span, report);
+    for listener in listeners {
+        let Some((other, other_span)) = &listener.address else { continue };
+        if overlaps(address, *other) {
+            let finding = Diagnostic::error(format!("`admin.address` is taken by listener {}", listener.label()))
+                .and_at(other_span.clone(), "first used here")
+                .help("give the admin endpoint a port of its own");
+            report.push_at(finding, &span, format!("{address} again"));
+        }
+    }
+    admin::Settings { address: Some(address) }
+}
+
+fn tickets(raw: &raw::Tickets, environment: &Environment, report: &mut Report) -> ticket::Settings {
+    let ring = report.get(&raw.ring).map(|(path, span)| {
+        let path = environment.absolute(&path);
+        check_ring(&path, &span, report);
+        path
+    });
+    let lifetime = report.bounded(&raw.lifetime, &limit::TICKET_LIFETIME);
+    let count = report.bounded(&raw.count, &limit::TICKET_COUNT);
+    ticket::Settings { ring, lifetime, count: usize::try_from(count).unwrap_or(usize::MAX) }
+}
+
+fn check_ring(path: &Path, span: &Range<usize>, report: &mut Report) {
+    let folder = path.parent().unwrap_or(path);
+    if !folder.is_dir() {
+        let finding = Diagnostic::error("the folder of `tickets.ring` does not exist")
+            .help(format!("create it for the user that runs the proxy: install -d -m 0700 {}", folder.display()));
+        report.push_at(finding, span, format!("{} is not a folder", folder.display()));
+    } else if path.exists() && !path.is_file() {
+        let finding = Diagnostic::error("`tickets.ring` is not a regular file");
+        report.push_at(finding.allowed("allowed: the path of a ring file"), span, "this exists and is something else");
+    }
+}
+
+/// A name that is unique among those before it.
+fn name(
+    field: &Field<String>,
+    kind: &str,
+    table: &Range<usize>,
+    before: &[Written<String>],
+    report: &mut Report,
+) -> Option<Written<String>> {
+    let (name, span) = report.required(table, "name", field, &format!("name the {kind}: name = \"edge\""))?;
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    if name.is_empty() || name.len() > limit::NAME_CHARS_MAX || !is_plain {
+        let finding = Diagnostic::error(format!("`{kind}.name` is not a usable name"))
+            .allowed(format!("allowed: 1 to {} letters, digits, `.`, `_` and `-`", limit::NAME_CHARS_MAX));
+        report.push_at(finding, &span, format!("found {}", quote(&name)));
+    } else if let Some((_, first)) = before.iter().find(|(other, _)| *other == name) {
+        let finding = Diagnostic::error(format!("two of the {kind}s are named {}", quote(&name)))
+            .and_at(first.clone(), "first used here")
+            .help(format!("give each {kind} a name of its own: metrics and logs tell them apart by it"));
+        report.push_at(finding, &span, "used again");
+    }
+    Some((name, span))
+}
+
+fn check_port(address: SocketAddr, span: &Range<usize>, report: &mut Report) {
+    if address.port() == 0 {
+        let finding = Diagnostic::error(format!("`{}` has no usable port", report.path(span)));
+        report.push_at(finding.allowed("allowed: a port from 1 to 65535"), span, "port 0");
+    }
+}
+
+/// Whether a connection to one address could reach the other. Sockets on `[::]` take IPv6 only.
+fn overlaps(left: SocketAddr, right: SocketAddr) -> bool {
+    let same_family = left.is_ipv4() == right.is_ipv4();
+    let same_ip = left.ip() == right.ip() || left.ip().is_unspecified() || right.ip().is_unspecified();
+    left.port() == right.port() && same_family && same_ip
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_where_one_connection_could_reach_both() {
+        let case = |left: &str, right: &str| overlaps(left.parse().unwrap(), right.parse().unwrap());
+        assert!(case("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(case("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(case("[::1]:1", "[::]:1"));
+        assert!(!case("0.0.0.0:1", "127.0.0.1:2"));
+        assert!(!case("127.0.0.2:1", "127.0.0.1:1"));
+        assert!(!case("0.0.0.0:1", "[::]:1"));
+    }
+}

@@ -1,0 +1,416 @@
+//! Values as they are written in the file: read without stopping at the first mistake, each with its place.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
+use toml::{Spanned, Value};
+
+use crate::backend::ServerAddress;
+use crate::{ktls, tls, worker};
+
+use super::cpu;
+use super::near::nearest;
+
+/// One key of the file: absent, or a value with its place, or a mistake with its place.
+pub(super) struct Field<T>(Option<Spanned<Parsed<T>>>);
+
+/// An array of values.
+pub(super) struct List<T>(Option<Spanned<Vec<Field<T>>>>);
+
+/// A value that is written as one TOML string or number.
+pub(super) trait Scalar: Sized {
+    /// Reads it; bounds are checked later.
+    fn parse(value: &Value) -> Result<Self, Mismatch>;
+
+    /// The JSON schema of what [`Self::parse`] takes.
+    fn schema() -> Schema;
+}
+
+/// A value of the wrong kind.
+#[derive(Clone, Debug)]
+pub(super) struct Mismatch {
+    pub(super) found: String,
+    pub(super) allowed: String,
+    pub(super) help: Option<String>,
+}
+
+/// A value and its place in the file.
+pub(super) type Written<T> = (T, Range<usize>);
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ByteCount(pub(super) u64);
+
+/// How many workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkerCount {
+    /// One per CPU.
+    Auto,
+    /// This many.
+    Number(u64),
+}
+
+/// The CPUs of the workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CpuChoice {
+    /// Every CPU that the process may run on.
+    Auto,
+    /// These, ascending, without repetition.
+    List(Vec<usize>),
+}
+
+/// What is done with the PROXY protocol towards a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProxyProtocol {
+    /// No header is sent.
+    Off,
+}
+
+impl<T> Field<T> {
+    /// Whether the key is not in the file.
+    pub(super) fn is_absent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The place and the value or the mistake; none where the key is absent.
+    pub(super) fn written(&self) -> Option<(Range<usize>, Result<&T, &Mismatch>)> {
+        self.0.as_ref().map(|spanned| (spanned.span(), spanned.get_ref().0.as_ref()))
+    }
+}
+
+impl<T> List<T> {
+    /// The place of the array and its entries; none where the key is absent.
+    pub(super) fn written(&self) -> Option<(Range<usize>, &[Field<T>])> {
+        self.0.as_ref().map(|spanned| (spanned.span(), spanned.get_ref().as_slice()))
+    }
+}
+
+impl<T> Default for Field<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Scalar> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(|value| Self(Some(value)))
+    }
+}
+
+impl<'de, T: Scalar> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(|value| Self(Some(value)))
+    }
+}
+
+impl<T: Scalar> JsonSchema for Field<T> {
+    fn schema_name() -> Cow<'static, str> {
+        "Field".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        T::schema()
+    }
+}
+
+impl<T: Scalar> JsonSchema for List<T> {
+    fn schema_name() -> Cow<'static, str> {
+        "List".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "items": T::schema() })
+    }
+}
+
+/// The outcome of reading one value. Deserializing it never fails, so that the rest of the file is read too.
+struct Parsed<T>(Result<T, Mismatch>);
+
+impl<'de, T: Scalar> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match Value::deserialize(deserializer) {
+            Ok(value) => T::parse(&value),
+            // TOML that has no value: an integer beyond 64 bits.
+            Err(error) => Err(Mismatch::new(error.to_string().trim(), "a value that fits 64 bits")),
+        }))
+    }
+}
+
+impl Mismatch {
+    fn new(found: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { found: found.into(), allowed: allowed.into(), help: None }
+    }
+
+    /// The value is not of a kind that the key takes.
+    fn kind(value: &Value, allowed: impl Into<String>) -> Self {
+        Self::new(format!("found {}", describe(value)), allowed)
+    }
+
+    fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+}
+
+/// A value in a message: strings shortened and with control characters escaped.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(text) => quote(text),
+        Value::Integer(number) => format!("the number {number}"),
+        Value::Float(number) => format!("the number {number}"),
+        Value::Boolean(value) => format!("{value}"),
+        Value::Datetime(_) => "a date".into(),
+        Value::Array(_) => "an array".into(),
+        Value::Table(_) => "a table".into(),
+    }
+}
+
+/// A string of the file in a message.
+pub(super) fn quote(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", text.get(..end).unwrap_or_default()),
+    }
+}
+
+impl Scalar for String {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        match value {
+            Value::String(text) => Ok(text.clone()),
+            other => Err(Mismatch::kind(other, "a string in quotes")),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+impl Scalar for PathBuf {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        match value {
+            Value::String(text) if !text.is_empty() && !text.contains('\0') => Ok(Self::from(text)),
+            other => Err(Mismatch::kind(other, "a path in quotes")),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "x-unit": "path" })
+    }
+}
+
+impl Scalar for u64 {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "a whole number, not negative";
+        match value {
+            Value::Integer(number) => Self::try_from(*number).map_err(|_| Mismatch::kind(value, allowed)),
+            other => Err(Mismatch::kind(other, allowed)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "integer" })
+    }
+}
+
+impl Scalar for Duration {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "a duration in quotes, such as \"500ms\", \"10s\", \"5m\" or \"12h\"";
+        match value {
+            Value::String(text) => humantime::parse_duration(text).map_err(|_| Mismatch::kind(value, allowed)),
+            Value::Integer(number) => {
+                Err(Mismatch::kind(value, allowed).help(format!("add the unit: \"{number}s\" for seconds")))
+            }
+            other => Err(Mismatch::kind(other, allowed)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "duration" })
+    }
+}
+
+impl Scalar for ByteCount {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "a size in quotes, such as \"64KiB\", \"1MiB\" or \"2GiB\"";
+        match value {
+            Value::String(text) => {
+                text.parse::<ByteSize>().map(|size| Self(size.as_u64())).map_err(|_| Mismatch::kind(value, allowed))
+            }
+            Value::Integer(number) => {
+                Err(Mismatch::kind(value, allowed).help(format!("add the unit: \"{number}B\" for bytes")))
+            }
+            other => Err(Mismatch::kind(other, allowed)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "size" })
+    }
+}
+
+impl Scalar for WorkerCount {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        match value {
+            Value::String(text) if text == "auto" => Ok(Self::Auto),
+            Value::Integer(number) if *number >= 0 => Ok(Self::Number(number.unsigned_abs())),
+            other => Err(Mismatch::kind(other, "\"auto\" (one per CPU) or a whole number")),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }], "default": "auto" })
+    }
+}
+
+impl Scalar for CpuChoice {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "\"auto\" (every CPU that the process may use) or a list such as \"0-3,8\"";
+        match value {
+            Value::String(text) if text == "auto" => Ok(Self::Auto),
+            Value::String(text) => cpu::parse_list(text)
+                .map(Self::List)
+                .map_err(|error| Mismatch::new(format!("found {}: {error}", quote(text)), allowed)),
+            Value::Integer(number) => Err(Mismatch::kind(value, allowed).help(format!("quote it: \"{number}\""))),
+            other => Err(Mismatch::kind(other, allowed)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "x-unit": "CPU list",
+            "pattern": "^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$",
+            "default": "auto"
+        })
+    }
+}
+
+impl Scalar for SocketAddr {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let Value::String(text) = value else {
+            return Err(Mismatch::kind(value, ADDRESS_FORM).help("give the IP address and the port in quotes"));
+        };
+        text.parse().map_err(|_| {
+            let mismatch = Mismatch::kind(value, ADDRESS_FORM);
+            let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+            if port.parse::<u16>().is_err() {
+                return mismatch.help("add the port, as in \"0.0.0.0:8443\"");
+            }
+            match host {
+                "" | "*" => mismatch.help(format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" for every address")),
+                "localhost" => mismatch.help(format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")),
+                _ => mismatch.help("names are not resolved: give an IP address"),
+            }
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "address" })
+    }
+}
+
+impl Scalar for ServerAddress {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = format!("{ADDRESS_FORM}, or \"unix:/path/to/socket\"");
+        match value {
+            Value::String(text) => match text.strip_prefix("unix:") {
+                Some("") => Err(Mismatch::kind(value, allowed)),
+                Some(path) if path.contains('\0') => Err(Mismatch::kind(value, allowed)),
+                Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+                None if text.starts_with('/') => {
+                    Err(Mismatch::kind(value, allowed).help(format!("write {}", quote(&format!("unix:{text}")))))
+                }
+                None => SocketAddr::parse(value).map(Self::Tcp).map_err(|mismatch| Mismatch { allowed, ..mismatch }),
+            },
+            other => Err(Mismatch::kind(other, allowed)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "server" })
+    }
+}
+
+/// Values that are one of a few names; the first is the default.
+macro_rules! choice {
+    ($type:ty { $($name:literal => $value:expr),+ $(,)? }) => {
+        impl Scalar for $type {
+            fn parse(value: &Value) -> Result<Self, Mismatch> {
+                choose(value, &[$(($name, $value)),+])
+            }
+
+            fn schema() -> Schema {
+                let names = [$($name),+];
+                json_schema!({ "enum": names, "default": names[0] })
+            }
+        }
+    };
+}
+
+choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
+choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
+choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
+
+impl Scalar for ProxyProtocol {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        choose(value, &[("off", Self::Off)]).map_err(|mismatch| match value.as_str() {
+            Some("v1" | "v2") => Mismatch { help: None, ..mismatch }
+                .help("PROXY protocol headers cannot be sent yet: leave the key out, or set it to \"off\""),
+            _ => mismatch,
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": ["off"], "default": "off" })
+    }
+}
+
+fn choose<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Mismatch> {
+    let text = value.as_str();
+    if let Some((_, chosen)) = choices.iter().find(|(name, _)| text == Some(name)) {
+        return Ok(*chosen);
+    }
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let mismatch = Mismatch::kind(value, one_of(&names));
+    Err(match text.and_then(|text| nearest(text, names)) {
+        Some(name) => mismatch.help(format!("did you mean \"{name}\"?")),
+        None => mismatch,
+    })
+}
+
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [only] => format!("{only:?} only"),
+        [rest @ .., last] => {
+            let rest: Vec<String> = rest.iter().map(|name| format!("{name:?}")).collect();
+            format!("{} or {last:?}", rest.join(", "))
+        }
+        [] => String::new(),
+    }
+}
+
+const ADDRESS_FORM: &str = "an IP address and port such as \"192.0.2.1:8443\" or \"[2001:db8::1]:8443\"";
+
+/// Characters of a string of the file that a message repeats.
+const QUOTED_CHARS_MAX: usize = 80;
