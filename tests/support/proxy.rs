@@ -32,6 +32,7 @@ pub(crate) struct Options {
     pub(crate) handshake_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// RLIMIT_NOFILE; none: whatever the test has.
     pub(crate) descriptors_max: Option<u32>,
 }
@@ -51,6 +52,7 @@ impl Default for Options {
             handshake_timeout: DEADLINE,
             idle_timeout: DEADLINE,
             close_timeout: DEADLINE,
+            connect_timeout: Duration::from_secs(5),
             descriptors_max: None,
         }
     }
@@ -193,6 +195,9 @@ fn configuration(options: &Options, files: &Files, address: SocketAddr, admin: S
     write!(
         text,
         r#"
+[server]
+drain_timeout = "0s"
+
 [workers]
 count = {workers}
 cpus = "{cpus}"
@@ -207,18 +212,18 @@ name = "edge"
 address = "{address}"
 backend = "app"
 kernel_tls = "{kernel_tls}"
+handshake_timeout = "{handshake}ms"
+idle_timeout = "{idle}ms"
+close_timeout = "{close}ms"
 [listener.tls]
 policy = "{policy}"
 certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]
 alpn = {alpn:?}
-[listener.timeouts]
-handshake = "{handshake}ms"
-idle = "{idle}ms"
-close = "{close}ms"
 
 [[backend]]
 name = "app"
 servers = {servers:?}
+connect_timeout = "{connect}ms"
 "#,
         workers = options.workers,
         cpus = cpus(options.workers),
@@ -233,6 +238,7 @@ servers = {servers:?}
         idle = options.idle_timeout.as_millis(),
         close = options.close_timeout.as_millis(),
         servers = options.servers,
+        connect = options.connect_timeout.as_millis(),
     )
     .unwrap();
     text
