@@ -186,7 +186,7 @@ fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
             shell
         }
     };
-    command.args(["run", "--config"]).arg(config).env("RUST_LOG", "sluice=debug");
+    command.args(["run", "--config"]).arg(config).env("SLUICE_LOG", "info,sluice=debug");
     command
 }
 

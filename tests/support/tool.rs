@@ -60,6 +60,11 @@ impl Dialog {
         self.input.as_mut().expect("input is open").write_all(text.as_bytes()).unwrap();
     }
 
+    /// Writes everything and ends the program's input.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.input.take().expect("input is open").write_all(bytes).unwrap();
+    }
+
     /// Waits until the program has written `text` on either output.
     pub(crate) fn wait_for(&self, text: &str) {
         wait_until(&format!("program writes {text:?}"), || self.text().contains(text));
@@ -69,11 +74,6 @@ impl Dialog {
     pub(crate) fn text(&self) -> String {
         let of = |stream: &Stream| String::from_utf8_lossy(&stream.bytes.lock().unwrap()).into_owned();
         of(&self.stdout) + &of(&self.stderr)
-    }
-
-    /// Ends the program's input.
-    pub(crate) fn end_input(&mut self) {
-        self.input = None;
     }
 
     /// Waits until the program ends by itself.
