@@ -1,7 +1,7 @@
 //! Backends in plain TCP that do exactly what a test needs.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
@@ -18,7 +18,12 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn listen() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listen_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Listens where the test holds a port.
+    pub(crate) fn listen_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         // accept(2) obeys it too.
         SockRef::from(&listener).set_read_timeout(Some(DEADLINE)).unwrap();
         Self { listener }

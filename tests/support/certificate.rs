@@ -1,5 +1,7 @@
 //! A certificate authority of the test, and what it issued.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use openssl::asn1::Asn1Time;
@@ -48,6 +50,7 @@ pub(crate) fn issue(directory: &Path, kind: KeyKind) -> Files {
     std::fs::write(&files.ca, ca.to_pem().unwrap()).unwrap();
     std::fs::write(&files.chain, builder.build().to_pem().unwrap()).unwrap();
     std::fs::write(&files.key, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    std::fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
     files
 }
 
