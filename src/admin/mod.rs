@@ -1,5 +1,19 @@
-//! Administration over HTTP: metrics, probes, status.
+//! Administration over HTTP, on a loopback address:
+//!
+//! - `GET /metrics`: OpenMetrics text (`docs/metrics.md`)
+//! - `GET /livez`: 200 while every worker lives, else 503
+//! - `GET /readyz`: 200 while connections are accepted, else 503
+//! - `GET /status`: JSON
+//! - `POST /drain`: 202; the process stops accepting, lets open connections end, and exits
+//!
+//! Anything else is answered with 404 or 405. Everything here runs on the control thread: no admin client, however slow,
+//! costs a worker anything, and each is bounded in bytes, time and number so that it cannot keep out the next one.
 
+mod endpoint;
+mod route;
 mod settings;
+mod status;
 
+pub use endpoint::{BindError, Endpoint};
+pub use route::Request;
 pub use settings::Settings;

@@ -101,6 +101,9 @@ pub(super) struct Listener {
     /// Bytes that a direction carries before `auto` and `required` hand it over.
     #[schemars(transform = limit::KERNEL_TLS_AFTER.describe())]
     pub(super) kernel_tls_after: Field<ByteCount>,
+    /// Kernels with published bugs that a TLS peer can set off: `refuse` keeps record protection in userspace there,
+    /// `accept` uses kernel TLS all the same, for kernels that carry the fixes under an older number.
+    pub(super) kernel_tls_known_bugs: Field<ktls::KnownBugs>,
     /// From accept to the end of the handshake.
     #[schemars(transform = limit::HANDSHAKE_TIMEOUT.describe())]
     pub(super) handshake_timeout: Field<Duration>,

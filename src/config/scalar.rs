@@ -370,6 +370,7 @@ macro_rules! choice {
 
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
+choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
 
 impl Scalar for ProxyProtocol {

@@ -1,5 +1,18 @@
 //! Kernel TLS: what the kernel can do, and handing a direction over to it.
 
+mod absence;
+mod bug;
+pub mod control;
+pub mod install;
+pub mod policy;
+pub mod probe;
 mod settings;
+pub mod statistics;
 
-pub use settings::{Mode, Settings};
+pub use absence::Absence;
+pub use bug::{KnownBug, Reach, known_bugs};
+pub use install::{Direction, InstallError, attach_ulp, install};
+pub use policy::{Candidate, Decision, KeepReason, RequirementUnmet};
+pub use probe::{Capabilities, probe};
+pub use settings::{KnownBugs, Mode, Settings};
+pub use statistics::Statistics;

@@ -1,7 +1,12 @@
 //! The life of the process: listeners, workers, signals.
 
+mod control;
+mod limit;
 mod settings;
+mod signal;
 mod start;
+mod summary;
 
+pub use control::{ServeError, serve};
 pub use settings::Settings;
 pub use start::{Ended, Server, StartError};

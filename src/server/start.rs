@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::settings::Settings;
 use crate::sys::socket;
@@ -17,9 +17,11 @@ const LISTEN_BACKLOG: i32 = 4096;
 
 /// A running proxy.
 pub struct Server {
-    workers: Vec<worker::Handle>,
+    /// None where the worker has ended and [`Server::reap`] has told how.
+    workers: Vec<Option<worker::Handle>>,
     metrics: Vec<Arc<WorkerMetrics>>,
     addresses: Vec<SocketAddr>,
+    certificates_not_after: Vec<SystemTime>,
     ring: Ring,
 }
 
@@ -72,7 +74,8 @@ impl Server {
         let worker_count = settings.workers.cpus.len();
         let (mut sockets, addresses) = bind_all(settings, worker_count)?;
         let metrics: Vec<_> = (0..worker_count).map(|_| Arc::<WorkerMetrics>::default()).collect();
-        let mut server = Self { workers: Vec::new(), metrics, addresses, ring };
+        let certificates_not_after = identities.iter().map(|identity| identity.not_after()).collect();
+        let mut server = Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring };
         for (index, cpu) in settings.workers.cpus.iter().enumerate() {
             let plan = Plan {
                 index,
@@ -85,7 +88,7 @@ impl Server {
                 metrics: Arc::clone(&server.metrics[index]),
             };
             match worker::spawn(plan) {
-                Ok(handle) => server.workers.push(handle),
+                Ok(handle) => server.workers.push(Some(handle)),
                 Err(source) => {
                     server.drain(Duration::ZERO);
                     return Err(StartError::Spawn { index, source });
@@ -100,6 +103,11 @@ impl Server {
         &self.addresses
     }
 
+    /// The last second of validity of each listener's certificate, in the order of the configuration.
+    pub fn certificates_not_after(&self) -> &[SystemTime] {
+        &self.certificates_not_after
+    }
+
     /// How the workers wait for their sockets.
     pub fn ring(&self) -> Ring {
         self.ring
@@ -110,16 +118,31 @@ impl Server {
         &self.metrics
     }
 
-    /// Tells every worker to stop accepting, and to end when its connections have ended or the time is over.
+    /// Tells every worker to stop accepting, and to end when its connections have ended or the time is over. Called
+    /// again, it sets the time anew.
     pub fn drain(&self, timeout: Duration) {
-        for worker in &self.workers {
+        for worker in self.workers.iter().flatten() {
             worker.mailbox.send(Command::Drain { timeout });
         }
     }
 
     /// Whether a worker has ended, be it because it has drained or because it failed.
     pub fn has_ended_worker(&self) -> bool {
-        self.workers.iter().any(|worker| worker.thread.is_finished())
+        self.workers.iter().any(|worker| worker.as_ref().is_none_or(|worker| worker.thread.is_finished()))
+    }
+
+    /// The workers that have ended since the last call, by number, and how. Does not wait.
+    pub fn reap(&mut self) -> Vec<(usize, Result<(), Ended>)> {
+        let take = |(index, slot): (usize, &mut Option<worker::Handle>)| {
+            let handle = slot.take_if(|worker| worker.thread.is_finished())?;
+            Some((index, join(handle)))
+        };
+        self.workers.iter_mut().enumerate().filter_map(take).collect()
+    }
+
+    /// How many workers have not been reaped.
+    pub fn worker_count(&self) -> usize {
+        self.workers.iter().flatten().count()
     }
 
     /// Waits until every worker has ended.
@@ -127,15 +150,15 @@ impl Server {
     /// # Errors
     /// The first failure of a worker; a panic comes back as [`Ended::Panicked`].
     pub fn wait(self) -> Result<(), Ended> {
-        let mut result = Ok(());
-        for worker in self.workers {
-            let ended = match worker.thread.join() {
-                Ok(ended) => ended.map_err(Ended::Failed),
-                Err(_) => Err(Ended::Panicked),
-            };
-            result = result.and(ended);
-        }
-        result
+        // Each one is joined, also behind a failure.
+        self.workers.into_iter().flatten().map(join).fold(Ok(()), Result::and)
+    }
+}
+
+fn join(worker: worker::Handle) -> Result<(), Ended> {
+    match worker.thread.join() {
+        Ok(ended) => ended.map_err(Ended::Failed),
+        Err(_) => Err(Ended::Panicked),
     }
 }
 
@@ -148,6 +171,16 @@ pub enum Ended {
     /// It panicked outside of a connection: a bug.
     #[error("a worker panicked: this is a bug, please report it")]
     Panicked,
+}
+
+#[cfg(test)]
+impl Server {
+    /// A server over threads that only look like workers: what the control loop does with their ends.
+    pub(super) fn over_threads(threads: Vec<std::thread::JoinHandle<Result<(), WorkerError>>>) -> Self {
+        let workers: Vec<_> = threads.into_iter().map(|thread| Some(worker::Handle::over_thread(thread))).collect();
+        let metrics = workers.iter().map(|_| Arc::default()).collect();
+        Self { workers, metrics, addresses: Vec::new(), certificates_not_after: Vec::new(), ring: Ring::Epoll }
+    }
 }
 
 fn load_identities(settings: &Settings) -> Result<Vec<Arc<Identity>>, StartError> {

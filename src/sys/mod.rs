@@ -1,6 +1,9 @@
 //! System calls and OpenSSL functions that have no safe wrapper: the only unsafe code of the crate.
 
 pub mod allocator;
+pub mod cmsg;
 pub mod kdf;
 pub mod socket;
+pub mod splice;
 pub mod ssl;
+pub mod tls_ulp;

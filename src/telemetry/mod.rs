@@ -1,11 +1,16 @@
 //! Counters of the workers, the catalogue of every metric, and their exposition.
 
+pub mod catalog;
 mod cell;
+pub mod diagnostics;
+pub mod exposition;
 mod label;
+mod process;
 mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use label::{
     AcceptError, CloseReason, DialResult, Direction, FailureReason, Kind, RelayPath, Version,
 };
+pub use process::{ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
 pub use worker::WorkerMetrics;

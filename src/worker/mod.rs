@@ -71,6 +71,16 @@ pub struct Handle {
     pub thread: JoinHandle<Result<(), WorkerError>>,
 }
 
+#[cfg(test)]
+impl Handle {
+    /// A handle on a thread that only looks like a worker; what it is told goes nowhere.
+    pub(crate) fn over_thread(thread: JoinHandle<Result<(), WorkerError>>) -> Self {
+        #[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+        let (mailbox, _) = mailbox::mailbox().unwrap();
+        Self { mailbox, thread }
+    }
+}
+
 /// Why a worker could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -129,24 +139,32 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
             monoio::spawn(accept::run(acceptor, Rc::new(listener), Rc::clone(&worker)));
         }
         monoio::spawn(turn_wheel(Rc::clone(&worker)));
-        serve(&worker, &inbox).await;
+        serve(&worker, inbox).await;
         Ok(())
     })
 }
 
 /// Obeys the mailbox until the worker has drained.
-async fn serve(worker: &Rc<WorkerContext>, inbox: &mailbox::Inbox) {
+async fn serve(worker: &Rc<WorkerContext>, inbox: mailbox::Inbox) {
     let timeout = match inbox.next().await {
         Some(Command::Drain { timeout }) => timeout,
         None => Duration::ZERO,
     };
     worker.start_draining();
-    let watch = worker.wheel.watch(timeout);
+    let watch = Rc::new(worker.wheel.watch(timeout));
+    monoio::spawn(move_deadline(Rc::clone(&watch), inbox));
     // A turn of the ring first, so that the acceptors empty their queues.
     monoio::time::sleep(timer::TICK).await;
     let all_ended = pin!(worker.until(|worker| worker.open_count() == 0));
     if watch.guard(all_ended).await.is_err() {
         tracing::warn!(open = worker.open_count(), "drain timed out: closing what is still open");
+    }
+}
+
+/// Lets a later command set the drain's deadline anew: an operator in a hurry need not wait for the first one.
+async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
+    while let Some(Command::Drain { timeout }) = inbox.next().await {
+        watch.allow(timeout);
     }
 }
 

@@ -113,7 +113,11 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
                 certificate: tls::CertificateFiles { chain, key },
                 alpn: vec!["http/1.1".into()],
             },
-            kernel_tls: ktls::Settings { mode: ktls::Mode::Auto, promote_after_bytes: 1 << 20 },
+            kernel_tls: ktls::Settings {
+                mode: ktls::Mode::Auto,
+                promote_after_bytes: 1 << 20,
+                known_bugs: ktls::KnownBugs::Refuse,
+            },
             timeouts: worker::Timeouts::default(),
         }],
         backends: vec![crate::backend::Settings {

@@ -1,0 +1,1 @@
+"""Boots Debian kernels in an emulated machine and runs test binaries there; see scripts/test-kernel."""

@@ -1,0 +1,336 @@
+//! The control thread: starts everything, then obeys signals and the admin endpoint, and watches over the workers.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{self, Receiver};
+
+use super::settings::Settings;
+use super::signal::{Asked, Held, Signals};
+use super::start::{Ended, Server, StartError};
+use super::{limit, summary};
+use crate::admin;
+use crate::telemetry::{Phase, Process, WorkerState};
+
+/// How often the control thread looks after the workers.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a drain tells how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// What a worker gets beyond the end of a drain to end by itself; then the process ends without it.
+const STUCK_GRACE: Duration = Duration::from_secs(5);
+/// Requests of admin clients that wait for the control loop; they all ask for the same.
+const REQUESTS_MAX: usize = 4;
+
+/// Why the process ended, other than on request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Configuration or machine: nothing was served.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Configuration or machine: the admin endpoint; nothing was served.
+    #[error(transparent)]
+    Admin(#[from] admin::BindError),
+    /// The machine: the control thread got no descriptor; nothing was served.
+    #[error("the control thread cannot start: {0}")]
+    Runtime(io::Error),
+    /// A worker could not start (the process stopped), or panicked (the others served on until the process was told to
+    /// end, or until none was left).
+    #[error("worker {index} failed: {source}")]
+    Worker {
+        /// Its number.
+        index: usize,
+        /// How it ended.
+        source: Ended,
+    },
+    /// A bug: a worker ended with no reason, while the process served.
+    #[error("worker {index} left without being told to: this is a bug, please report it")]
+    WorkerLeft {
+        /// Its number.
+        index: usize,
+    },
+    /// A bug: workers did not end when they had to.
+    #[error("{count} workers did not end in time: this is a bug, please report it")]
+    Stuck {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Starts the proxy and serves until it is told to end by SIGTERM, SIGINT or the admin endpoint. The calling thread
+/// becomes the control thread; on success every worker has ended.
+///
+/// # Errors
+/// [`ServeError`]. Only after [`ServeError::Stuck`] a worker may still run: the process should exit then.
+pub fn serve(settings: &Settings) -> Result<(), ServeError> {
+    let started = (SystemTime::now(), Instant::now());
+    limit::raise_descriptors(settings);
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let held = Held::hold().map_err(ServeError::Runtime)?;
+    let signals = install_signals(&runtime)?;
+    let endpoint = settings.admin.address.map(admin::Endpoint::bind).transpose()?;
+    let server = Server::start(settings)?;
+    drop(held);
+
+    let process = Arc::new(summary::process(settings, &server, started));
+    summary::log(&process, endpoint.as_ref().map(admin::Endpoint::address));
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    if let Some(endpoint) = endpoint {
+        runtime.spawn(run_endpoint(endpoint, Arc::clone(&process), sender));
+    }
+    let control = Control::new(server, process, settings.drain_timeout);
+    runtime.block_on(control.run(signals, requests))
+}
+
+fn install_signals(runtime: &Runtime) -> Result<Signals, ServeError> {
+    let _within = runtime.enter();
+    Signals::install().map_err(ServeError::Runtime)
+}
+
+async fn run_endpoint(endpoint: admin::Endpoint, process: Arc<Process>, sender: mpsc::Sender<admin::Request>) {
+    if let Err(error) = endpoint.serve(process, sender).await {
+        tracing::error!(%error, "the admin endpoint failed; connections are served on");
+    }
+}
+
+struct Control {
+    server: Server,
+    process: Arc<Process>,
+    drain_timeout: Duration,
+    /// A signal to stop has come; the next one means at once.
+    is_told_to_stop: bool,
+    /// When the process ends even if a worker does not.
+    deadline: Option<Instant>,
+    progress_due: Instant,
+    /// The first failure.
+    failure: Option<ServeError>,
+}
+
+impl Control {
+    fn new(server: Server, process: Arc<Process>, drain_timeout: Duration) -> Self {
+        Self { server, process, drain_timeout, is_told_to_stop: false, deadline: None, progress_due: Instant::now(), failure: None }
+    }
+
+    async fn run(mut self, mut signals: Signals, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {
+        let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        loop {
+            tokio::select! {
+                asked = signals.next() => self.obey(asked),
+                Some(admin::Request::Drain) = requests.recv() => self.drain("admin"),
+                _ = watch.tick() => {
+                    if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
+                        return ended;
+                    }
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, asked: Asked) {
+        match asked {
+            Asked::Stop(signal) if std::mem::replace(&mut self.is_told_to_stop, true) => self.stop(signal),
+            // After a drain that the admin endpoint began, the first signal changes nothing: service managers send it
+            // behind their own drain request.
+            Asked::Stop(signal) => self.drain(signal),
+            Asked::NotSupported { signal, meaning } => {
+                tracing::warn!(%signal, "{meaning} is not supported yet: nothing was done");
+            }
+        }
+    }
+
+    /// Begins a drain, unless one has begun.
+    fn drain(&mut self, cause: &'static str) {
+        if self.process.phase.get() != Phase::Serving {
+            return;
+        }
+        let (open, timeout) = (self.process.connections_open(), self.drain_timeout);
+        tracing::info!(%cause, open, ?timeout, "draining: accepting has ended, open connections may go on");
+        self.end_within(Phase::Draining, timeout);
+        self.progress_due = Instant::now() + PROGRESS_INTERVAL;
+    }
+
+    fn stop(&mut self, cause: &'static str) {
+        if self.process.phase.get() != Phase::Stopping {
+            tracing::warn!(%cause, open = self.process.connections_open(), "stopping: open connections are cut");
+            self.end_within(Phase::Stopping, Duration::ZERO);
+        }
+    }
+
+    fn end_within(&mut self, phase: Phase, timeout: Duration) {
+        // The phase first, so that readiness is off before the first connection is refused.
+        self.process.phase.set(phase);
+        self.server.drain(timeout);
+        self.deadline = Instant::now().checked_add(timeout.saturating_add(STUCK_GRACE));
+    }
+
+    fn look_after_workers(&mut self, now: Instant) -> ControlFlow<Result<(), ServeError>> {
+        for (index, ended) in self.server.reap() {
+            self.note_end(index, ended);
+        }
+        let left = self.server.worker_count();
+        if left == 0 {
+            tracing::info!(uptime = ?self.process.started_at.elapsed(), "every worker has ended");
+            return ControlFlow::Break(self.failure.take().map_or(Ok(()), Err));
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return ControlFlow::Break(Err(ServeError::Stuck { count: left }));
+        }
+        if self.process.phase.get() == Phase::Draining && now >= self.progress_due {
+            self.progress_due = now + PROGRESS_INTERVAL;
+            tracing::info!(open = self.process.connections_open(), workers = left, "draining");
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn note_end(&mut self, index: usize, ended: Result<(), Ended>) {
+        let is_serving = self.process.phase.get() == Phase::Serving;
+        let error = match ended {
+            Ok(()) if !is_serving => return self.process.workers[index].state.set(WorkerState::Drained),
+            Ok(()) => ServeError::WorkerLeft { index },
+            Err(source) => ServeError::Worker { index, source },
+        };
+        self.process.workers[index].state.set(WorkerState::Failed);
+        tracing::error!(worker = index, workers_left = self.server.worker_count(), "{error}");
+        // A worker that cannot start is a mistake that the operator has to see now; one that panicked has taken its
+        // connections with it, and the others are worth more than a clean sheet.
+        if matches!(error, ServeError::Worker { source: Ended::Failed(_), .. }) {
+            self.stop("a worker could not start");
+        }
+        self.failure.get_or_insert(error);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+    use crate::worker::WorkerError;
+
+    type Thread = JoinHandle<Result<(), WorkerError>>;
+
+    /// A thread that ends well when the sender is dropped.
+    fn idle() -> (mpsc::Sender<()>, Thread) {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let run = move || {
+            let _ = receiver.blocking_recv();
+            Ok(())
+        };
+        (sender, thread::spawn(run))
+    }
+
+    fn failing() -> Thread {
+        thread::spawn(|| Err(WorkerError::Start { index: 1, source: io::ErrorKind::OutOfMemory.into() }))
+    }
+
+    fn panicking() -> Thread {
+        thread::spawn(|| panic!("on purpose"))
+    }
+
+    fn control(threads: Vec<Thread>) -> Control {
+        let process = Arc::new(Process::sample(threads.len()));
+        Control::new(Server::over_threads(threads), process, Duration::from_secs(60))
+    }
+
+    /// Looks after the workers until `condition` holds or the loop ends.
+    fn watch(control: &mut Control, condition: impl Fn(&Process) -> bool) -> Option<Result<(), ServeError>> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition(&control.process) {
+            assert!(Instant::now() < deadline, "the condition never held");
+            if let ControlFlow::Break(ended) = control.look_after_workers(Instant::now()) {
+                return Some(ended);
+            }
+            thread::yield_now();
+        }
+        None
+    }
+
+    #[test]
+    fn worker_that_panics_is_seen_and_the_others_serve_on() {
+        let (stop, good) = idle();
+        let mut control = control(vec![good, panicking()]);
+        assert!(watch(&mut control, |process| process.worker_count(WorkerState::Failed) == 1).is_none());
+        assert_eq!(control.process.phase.get(), Phase::Serving);
+        assert_eq!(control.process.workers[0].state.get(), WorkerState::Running);
+
+        control.obey(Asked::Stop("SIGTERM"));
+        drop(stop);
+        let ended = watch(&mut control, |_| false).unwrap();
+        assert!(matches!(ended, Err(ServeError::Worker { index: 1, source: Ended::Panicked })), "{ended:?}");
+        assert_eq!(control.process.workers[0].state.get(), WorkerState::Drained);
+    }
+
+    #[test]
+    fn process_ends_when_the_last_worker_has_panicked() {
+        let mut control = control(vec![panicking(), panicking()]);
+        let ended = watch(&mut control, |_| false).unwrap();
+        assert!(matches!(ended, Err(ServeError::Worker { source: Ended::Panicked, .. })), "{ended:?}");
+    }
+
+    #[test]
+    fn worker_that_cannot_start_stops_the_process() {
+        let (stop, good) = idle();
+        let mut control = control(vec![good, failing()]);
+        assert!(watch(&mut control, |process| process.phase.get() == Phase::Stopping).is_none());
+        drop(stop);
+        let ended = watch(&mut control, |_| false).unwrap();
+        assert!(matches!(ended, Err(ServeError::Worker { index: 1, source: Ended::Failed(_) })), "{ended:?}");
+    }
+
+    #[test]
+    fn worker_that_leaves_unasked_is_a_failure() {
+        let mut control = control(vec![thread::spawn(|| Ok(()))]);
+        let ended = watch(&mut control, |_| false).unwrap();
+        assert!(matches!(ended, Err(ServeError::WorkerLeft { index: 0 })), "{ended:?}");
+    }
+
+    #[test]
+    fn second_signal_stops_at_once() {
+        let (_stop, good) = idle();
+        let mut control = control(vec![good]);
+        control.obey(Asked::Stop("SIGTERM"));
+        let first = control.deadline.unwrap();
+        assert_eq!(control.process.phase.get(), Phase::Draining);
+        control.obey(Asked::Stop("SIGINT"));
+        assert_eq!(control.process.phase.get(), Phase::Stopping);
+        assert!(control.deadline.unwrap() < first);
+    }
+
+    #[test]
+    fn first_signal_behind_an_admin_drain_keeps_its_deadline() {
+        let (_stop, good) = idle();
+        let mut control = control(vec![good]);
+        control.drain("admin");
+        let deadline = control.deadline;
+        control.drain("admin");
+        control.obey(Asked::Stop("SIGTERM"));
+        assert_eq!((control.process.phase.get(), control.deadline), (Phase::Draining, deadline));
+        control.obey(Asked::Stop("SIGTERM"));
+        assert_eq!(control.process.phase.get(), Phase::Stopping);
+        control.drain("admin");
+        assert_eq!(control.process.phase.get(), Phase::Stopping);
+    }
+
+    #[test]
+    fn worker_that_does_not_end_in_time_is_left_behind() {
+        let (_stop, stuck) = idle();
+        let mut control = control(vec![stuck]);
+        control.obey(Asked::Stop("SIGTERM"));
+        control.obey(Asked::Stop("SIGTERM"));
+        let late = control.deadline.unwrap();
+        assert!(control.look_after_workers(late - Duration::from_secs(1)).is_continue());
+        let ended = control.look_after_workers(late);
+        assert!(matches!(ended, ControlFlow::Break(Err(ServeError::Stuck { count: 1 }))));
+    }
+
+    #[test]
+    fn signal_that_is_not_supported_changes_nothing() {
+        let (_stop, good) = idle();
+        let mut control = control(vec![good]);
+        control.obey(Asked::NotSupported { signal: "SIGHUP", meaning: "reload" });
+        assert_eq!((control.process.phase.get(), control.deadline), (Phase::Serving, None));
+    }
+}

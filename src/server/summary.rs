@@ -1,0 +1,109 @@
+//! What the process says about itself when it starts.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::settings::Settings;
+use super::start::Server;
+use crate::telemetry::{ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
+use crate::worker::{self, Ring};
+
+/// The facts about a process whose workers have just been started.
+pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime, Instant)) -> Process {
+    let (driver, ring_flags) = driver_and_flags(server.ring());
+    let worker = |(cpu, metrics): (&usize, &Arc<_>)| WorkerView {
+        cpu: *cpu,
+        metrics: Arc::clone(metrics),
+        state: WorkerStateCell::new(),
+    };
+    let bound = server.addresses().iter().zip(server.certificates_not_after());
+    let listener = |(listener, (address, not_after)): (&worker::ListenerSettings, (&SocketAddr, &SystemTime))| {
+        ListenerView {
+            name: listener.name.clone(),
+            address: *address,
+            backend: settings.backends[listener.backend].name.clone(),
+            certificate_not_after: *not_after,
+        }
+    };
+    Process {
+        version: env!("CARGO_PKG_VERSION"),
+        openssl: openssl::version::version(),
+        kernel: kernel_release(),
+        driver,
+        ring_flags,
+        started: started.0,
+        started_at: started.1,
+        workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
+        listeners: settings.listeners.iter().zip(bound).map(listener).collect(),
+        phase: PhaseCell::new(),
+    }
+}
+
+/// Logs one line about the whole, then one per address that is listened on.
+pub(super) fn log(process: &Process, admin: Option<SocketAddr>) {
+    let cpus = join(process.workers.iter().map(|worker| worker.cpu.to_string()));
+    let listeners = join(process.listeners.iter().map(|listener| format!("{}={}", listener.name, listener.address)));
+    tracing::info!(
+        version = %process.version,
+        kernel = %process.kernel,
+        io = %process.driver,
+        ring_flags = %process.ring_flags.join("|"),
+        openssl = %process.openssl,
+        workers = process.workers.len(),
+        cpus = %cpus,
+        listeners = %listeners,
+        admin = %admin.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+        "sluice started"
+    );
+    for listener in &process.listeners {
+        tracing::info!(listener = %listener.name, address = %listener.address, "listening");
+    }
+    if let Some(address) = admin {
+        tracing::info!(address = %address, "admin listening");
+    }
+}
+
+fn driver_and_flags(ring: Ring) -> (&'static str, &'static [&'static str]) {
+    match ring {
+        Ring::DeferTaskrun => ("io_uring", &["SINGLE_ISSUER", "DEFER_TASKRUN"]),
+        Ring::CoopTaskrun => ("io_uring", &["COOP_TASKRUN", "TASKRUN_FLAG"]),
+        Ring::Plain => ("io_uring", &[]),
+        Ring::Epoll => ("epoll", &[]),
+    }
+}
+
+fn join(words: impl Iterator<Item = String>) -> String {
+    let mut text = String::new();
+    for (position, word) in words.enumerate() {
+        let comma = if position == 0 { "" } else { "," };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{comma}{word}");
+    }
+    text
+}
+
+fn kernel_release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_flags_in_the_summary_are_those_that_the_ring_names() {
+        for ring in [Ring::DeferTaskrun, Ring::CoopTaskrun, Ring::Plain, Ring::Epoll] {
+            let (driver, flags) = driver_and_flags(ring);
+            assert!(ring.name().starts_with(driver));
+            assert!(ring.name().contains(&flags.join("|")));
+        }
+    }
+
+    #[test]
+    fn kernel_release_is_the_running_kernels() {
+        assert!(kernel_release().starts_with(|letter: char| letter.is_ascii_digit()), "{}", kernel_release());
+    }
+}

@@ -1,0 +1,300 @@
+//! Every metric in one place: name, help and labels, beside the cell that it is read from.
+//!
+//! [`read_worker`] takes [`WorkerMetrics`] apart field by field, so that a counter which is added there does not compile
+//! until it is named here; `docs/metrics.md` is rendered from [`all`], and a test holds the two together.
+
+use prometheus_client::registry::Unit;
+
+use super::cell::{ByLabel, Counter, Gauge, Label};
+use super::worker::WorkerMetrics;
+
+/// One metric as it is exposed and documented.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// The name without unit and without the suffix that its kind adds.
+    pub subject: &'static str,
+    /// The base unit, which is a part of the name.
+    pub unit: Option<Unit>,
+    /// What kind of value it has.
+    pub kind: MetricKind,
+    /// One sentence for the operator.
+    pub help: &'static str,
+    /// Its labels in order.
+    pub labels: Vec<LabelSet>,
+}
+
+/// What kind of value a metric has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows, from 0 at the start of the process.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Always 1: the labels are the value.
+    Info,
+}
+
+/// A label and the values that it can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelSet {
+    /// The label's name.
+    pub name: &'static str,
+    /// Its values.
+    pub values: LabelValues,
+}
+
+/// The values that a label can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelValues {
+    /// One of these.
+    Closed(Vec<&'static str>),
+    /// Fixed when the process starts; the text says what it is.
+    PerProcess(&'static str),
+}
+
+/// One value of a metric, with its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Name and value of each label, in the order of the metric's labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value; wide enough for the sum of any number of workers.
+    pub value: i128,
+}
+
+impl Metric {
+    /// The name of its samples, as a query names them.
+    pub fn sample_name(&self) -> String {
+        let suffix = match self.kind {
+            MetricKind::Counter => "_total",
+            MetricKind::Gauge => "",
+            MetricKind::Info => "_info",
+        };
+        match &self.unit {
+            Some(unit) => format!("{}_{}{suffix}", self.subject, unit.as_str()),
+            None => format!("{}{suffix}", self.subject),
+        }
+    }
+}
+
+/// Every metric: those of the process, then those of the workers, each in the order of the exposition.
+pub fn all() -> Vec<Metric> {
+    let process =
+        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
+    let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
+    process.into_iter().chain(counted).collect()
+}
+
+/// Version and OpenSSL.
+pub(super) fn build() -> Metric {
+    Metric {
+        subject: "sluice_build",
+        unit: None,
+        kind: MetricKind::Info,
+        help: "Version of the proxy and of the OpenSSL library that it runs with",
+        labels: vec![
+            per_process("version", "the version of Sluice"),
+            per_process("openssl", "the version of OpenSSL, as the library tells it"),
+        ],
+    }
+}
+
+/// When the process started.
+pub(super) fn start_time() -> Metric {
+    Metric {
+        subject: "sluice_process_start_time",
+        unit: Some(Unit::Seconds),
+        kind: MetricKind::Gauge,
+        help: "When the process started, in seconds since 1970-01-01 UTC",
+        labels: Vec::new(),
+    }
+}
+
+/// Log lines that nobody got to see.
+pub(super) fn log_lines_dropped() -> Metric {
+    Metric {
+        subject: "sluice_log_lines_dropped",
+        unit: None,
+        kind: MetricKind::Counter,
+        help: "Log lines dropped because standard error was not read fast enough",
+        labels: Vec::new(),
+    }
+}
+
+/// Whether the process drains.
+pub(super) fn draining() -> Metric {
+    Metric {
+        subject: "sluice_draining",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "1 from the begin of a drain to the end of the process, else 0",
+        labels: Vec::new(),
+    }
+}
+
+/// Workers by state.
+pub(super) fn workers() -> Metric {
+    Metric {
+        subject: "sluice_workers",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Workers by state; a failed worker has ended although nobody asked it to",
+        labels: vec![LabelSet { name: "state", values: LabelValues::Closed(WORKER_STATES.to_vec()) }],
+    }
+}
+
+/// The states of a worker, as labels: runs, has drained, has ended unexpectedly.
+pub(super) const WORKER_STATES: [&str; 3] = ["running", "drained", "failed"];
+
+/// The balance of the workers.
+pub(super) fn worker_connections_open() -> Metric {
+    Metric {
+        subject: "sluice_worker_connections_open",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Client connections open now, by worker",
+        labels: vec![per_process("worker", "the number of the worker, from 0")],
+    }
+}
+
+/// Every metric that a worker counts, with the present values of one worker. The order and number of metrics and
+/// samples is the same for every worker, so that samples can be added by position.
+pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> {
+    // No `..` here, on purpose: what is counted is exposed.
+    let WorkerMetrics {
+        connections_accepted,
+        connections_open,
+        connections_closed,
+        accept_errors,
+        connection_limit_reached,
+        handshakes,
+        handshakes_failed,
+        dials,
+        relay_bytes,
+        key_updates_received,
+        key_updates_sent,
+        renegotiations_refused,
+        panics,
+    } = worker;
+    vec![
+        read("sluice_connections_accepted", "Client connections accepted", connections_accepted),
+        read("sluice_connections_open", "Client connections open now", connections_open),
+        read("sluice_connections_closed", "Client connections that ended, by why", connections_closed),
+        read("sluice_accept_errors", "Connections that could not be accepted, by why", accept_errors),
+        read(
+            "sluice_connection_limit_reached",
+            "Times that a worker stopped accepting because it had workers.connections_max connections",
+            connection_limit_reached,
+        ),
+        read("sluice_handshakes", "TLS handshakes completed", handshakes),
+        read("sluice_handshakes_failed", "TLS handshakes that did not complete, by why", handshakes_failed),
+        read("sluice_backend_dials", "Attempts to connect to a server of a backend", dials),
+        in_unit(Unit::Bytes, read("sluice_relay", "Payload relayed, without what TLS adds to it", relay_bytes)),
+        read("sluice_key_updates_received", "TLS 1.3 KeyUpdates received", key_updates_received),
+        read(
+            "sluice_key_updates_sent",
+            "TLS 1.3 KeyUpdates sent, because the client asked or a key had protected as much as it may",
+            key_updates_sent,
+        ),
+        read("sluice_renegotiations_refused", "TLS 1.2 renegotiations refused", renegotiations_refused),
+        read("sluice_panics", "Panics contained in their connection; each one is a bug to report", panics),
+    ]
+}
+
+fn read(subject: &'static str, help: &'static str, cells: &impl Cells) -> (Metric, Vec<Sample>) {
+    let (kind, labels) = cells.describe();
+    let mut samples = Vec::new();
+    cells.sample(&mut Vec::new(), &mut samples);
+    (Metric { subject, unit: None, kind, help, labels }, samples)
+}
+
+fn in_unit(unit: Unit, (metric, samples): (Metric, Vec<Sample>)) -> (Metric, Vec<Sample>) {
+    (Metric { unit: Some(unit), ..metric }, samples)
+}
+
+fn per_process(name: &'static str, what: &'static str) -> LabelSet {
+    LabelSet { name, values: LabelValues::PerProcess(what) }
+}
+
+/// A cell, or a cell for each value of a label.
+trait Cells {
+    /// The kind of the cells and the labels from here inwards.
+    fn describe(&self) -> (MetricKind, Vec<LabelSet>);
+    /// Appends the values from here inwards; `labels` are those of the cells around.
+    fn sample(&self, labels: &mut Vec<(&'static str, String)>, samples: &mut Vec<Sample>);
+}
+
+impl Cells for Counter {
+    fn describe(&self) -> (MetricKind, Vec<LabelSet>) {
+        (MetricKind::Counter, Vec::new())
+    }
+
+    fn sample(&self, labels: &mut Vec<(&'static str, String)>, samples: &mut Vec<Sample>) {
+        samples.push(Sample { labels: labels.clone(), value: self.value().into() });
+    }
+}
+
+impl Cells for Gauge {
+    fn describe(&self) -> (MetricKind, Vec<LabelSet>) {
+        (MetricKind::Gauge, Vec::new())
+    }
+
+    fn sample(&self, labels: &mut Vec<(&'static str, String)>, samples: &mut Vec<Sample>) {
+        samples.push(Sample { labels: labels.clone(), value: self.value().into() });
+    }
+}
+
+impl<L: Label, T: Cells + Default> Cells for ByLabel<L, T> {
+    fn describe(&self) -> (MetricKind, Vec<LabelSet>) {
+        let values = L::ALL.iter().map(|value| value.label()).collect();
+        let (kind, inner) = T::default().describe();
+        let own = LabelSet { name: L::NAME, values: LabelValues::Closed(values) };
+        (kind, std::iter::once(own).chain(inner).collect())
+    }
+
+    fn sample(&self, labels: &mut Vec<(&'static str, String)>, samples: &mut Vec<Sample>) {
+        for value in L::ALL {
+            labels.push((L::NAME, value.label().to_owned()));
+            self.of(*value).sample(labels, samples);
+            labels.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Direction, RelayPath};
+
+    #[test]
+    fn catalogue_names_are_unique_and_follow_the_scheme() {
+        let mut names: Vec<_> = all().iter().map(Metric::sample_name).collect();
+        assert!(names.iter().all(|name| name.starts_with("sluice_")), "{names:?}");
+        let letters = |name: &String| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+        assert!(names.iter().all(letters), "{names:?}");
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn catalogue_help_is_one_sentence_without_line_break_or_full_stop() {
+        for metric in all() {
+            assert!(!metric.help.is_empty() && !metric.help.contains('\n') && !metric.help.ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn nested_labels_are_read_from_the_cell_that_they_name() {
+        let worker = WorkerMetrics::default();
+        worker.relay_bytes.of(Direction::BackendToClient).of(RelayPath::KernelSplice).add(42);
+        let metrics = read_worker(&worker);
+        let (metric, samples) = metrics.iter().find(|(metric, _)| metric.subject == "sluice_relay").unwrap();
+        assert_eq!(metric.sample_name(), "sluice_relay_bytes_total");
+        assert_eq!(samples.len(), Direction::ALL.len() * RelayPath::ALL.len());
+        let set: Vec<_> = samples.iter().filter(|sample| sample.value != 0).collect();
+        let labels = vec![("direction", "backend_to_client".to_owned()), ("path", "kernel_splice".to_owned())];
+        assert_eq!(set, [&Sample { labels, value: 42 }]);
+    }
+}

@@ -1,0 +1,197 @@
+//! What is known about the process as a whole: written by the control thread, read by the exposition and the admin
+//! endpoint.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Instant, SystemTime};
+
+use super::worker::WorkerMetrics;
+
+/// The facts that were settled when the process started, and what has changed since.
+#[derive(Debug)]
+pub struct Process {
+    /// The version of Sluice.
+    pub version: &'static str,
+    /// The version of OpenSSL, as the library tells it.
+    pub openssl: &'static str,
+    /// The release of the running kernel.
+    pub kernel: String,
+    /// How the workers wait for their sockets: `io_uring` or `epoll`.
+    pub driver: &'static str,
+    /// The flags of the workers' rings.
+    pub ring_flags: &'static [&'static str],
+    /// When the process started, by the clock on the wall.
+    pub started: SystemTime,
+    /// When the process started, by the clock that is never set.
+    pub started_at: Instant,
+    /// The workers in order.
+    pub workers: Vec<WorkerView>,
+    /// The listeners in the order of the configuration.
+    pub listeners: Vec<ListenerView>,
+    /// What the process is doing.
+    pub phase: PhaseCell,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct WorkerView {
+    /// The CPU that it is pinned to.
+    pub cpu: usize,
+    /// Its counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Whether it is there.
+    pub state: WorkerStateCell,
+}
+
+/// One listener.
+#[derive(Clone, Debug)]
+pub struct ListenerView {
+    /// Its name.
+    pub name: String,
+    /// Where it listens; a port of 0 is resolved.
+    pub address: SocketAddr,
+    /// The name of its backend.
+    pub backend: String,
+    /// The last second at which its certificate is valid.
+    pub certificate_not_after: SystemTime,
+}
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepting connections.
+    Serving,
+    /// Letting open connections end.
+    Draining,
+    /// Ending open connections.
+    Stopping,
+}
+
+/// What has become of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// It serves.
+    Running,
+    /// It has ended because it was told to.
+    Drained,
+    /// It has ended although nobody asked it to.
+    Failed,
+}
+
+/// A [`Phase`] that one thread writes and any thread reads.
+#[derive(Debug)]
+pub struct PhaseCell(AtomicU8);
+
+/// A [`WorkerState`] that one thread writes and any thread reads.
+#[derive(Debug)]
+pub struct WorkerStateCell(AtomicU8);
+
+impl Process {
+    /// Client connections open now, over all workers.
+    pub fn connections_open(&self) -> i64 {
+        self.workers.iter().map(|worker| worker.metrics.connections_open.value()).sum()
+    }
+
+    /// How many workers are in `state`.
+    pub fn worker_count(&self, state: WorkerState) -> usize {
+        self.workers.iter().filter(|worker| worker.state.get() == state).count()
+    }
+}
+
+impl Phase {
+    const ALL: [Self; 3] = [Self::Serving, Self::Draining, Self::Stopping];
+
+    /// The name in the status and the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl WorkerState {
+    /// Every state, in the order of the labels.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Drained, Self::Failed];
+
+    /// The name in the status and the metrics.
+    pub fn name(self) -> &'static str {
+        super::catalog::WORKER_STATES[self as usize]
+    }
+}
+
+// Relaxed suffices for both cells: a reader may see a state that is a moment old, and nothing else hangs on it.
+
+impl PhaseCell {
+    /// A cell in the phase of a process that starts.
+    pub fn new() -> Self {
+        Self(AtomicU8::new(Phase::Serving as u8))
+    }
+
+    /// The present phase.
+    pub fn get(&self) -> Phase {
+        Phase::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+
+    /// Enters `phase`.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+impl Default for PhaseCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WorkerStateCell {
+    /// A cell of a worker that starts.
+    pub fn new() -> Self {
+        Self(AtomicU8::new(WorkerState::Running as u8))
+    }
+
+    /// The present state.
+    pub fn get(&self) -> WorkerState {
+        WorkerState::ALL[usize::from(self.0.load(Ordering::Relaxed))]
+    }
+
+    /// Notes what has become of the worker.
+    pub fn set(&self, state: WorkerState) {
+        self.0.store(state as u8, Ordering::Relaxed);
+    }
+}
+
+impl Default for WorkerStateCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+impl Process {
+    /// A process with `worker_count` workers and one listener, for tests.
+    pub(crate) fn sample(worker_count: usize) -> Self {
+        let worker = |cpu| WorkerView { cpu, metrics: Arc::default(), state: WorkerStateCell::new() };
+        let address = SocketAddr::from(([127, 0, 0, 1], 8443));
+        Self {
+            version: "1.2.3",
+            openssl: "OpenSSL 4 \"test\"",
+            kernel: "6.1.0".to_owned(),
+            driver: "io_uring",
+            ring_flags: &["SINGLE_ISSUER", "DEFER_TASKRUN"],
+            started: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
+            started_at: Instant::now(),
+            workers: (0..worker_count).map(worker).collect(),
+            listeners: vec![ListenerView {
+                name: "edge".to_owned(),
+                address,
+                backend: "app".to_owned(),
+                certificate_not_after: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
+            }],
+            phase: PhaseCell::new(),
+        }
+    }
+}

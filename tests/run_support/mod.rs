@@ -1,0 +1,335 @@
+//! The real binary with a real configuration, and a backend that the test holds in its hand.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod openmetrics;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::x509::extension::SubjectAlternativeName;
+use openssl::x509::{X509, X509NameBuilder};
+use tempfile::TempDir;
+
+/// How long anything may take before the test gives up.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What differs between tests.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) backend: SocketAddr,
+    pub(crate) listen: SocketAddr,
+    pub(crate) cpus: &'static str,
+    pub(crate) drain_timeout: &'static str,
+    pub(crate) arguments: Vec<&'static str>,
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    /// RLIMIT_NOFILE, soft and hard.
+    pub(crate) descriptors: Option<(u64, u64)>,
+}
+
+impl Options {
+    pub(crate) fn to(backend: SocketAddr) -> Self {
+        Self {
+            backend,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            cpus: "0",
+            drain_timeout: "60s",
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: None,
+        }
+    }
+}
+
+/// A running `sluice run`; dropped, it is killed.
+pub(crate) struct Proxy {
+    child: Child,
+    log: Log,
+    directory: TempDir,
+}
+
+impl Proxy {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(options: &Options) -> Self {
+        let proxy = Self::spawn(options);
+        proxy.log.wait_for("admin listening");
+        proxy
+    }
+
+    /// Starts it and leaves it to itself.
+    pub(crate) fn spawn(options: &Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write_certificate(directory.path());
+        let config = directory.path().join("sluice.toml");
+        std::fs::write(&config, configuration(options)).unwrap();
+        let mut command = match options.descriptors {
+            None => Command::new(env!("CARGO_BIN_EXE_sluice")),
+            Some((soft, hard)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={soft}:{hard}")).arg(env!("CARGO_BIN_EXE_sluice"));
+                command
+            }
+        };
+        command.args(["run", "--config"]).arg(&config).args(&options.arguments).env_remove("SLUICE_LOG");
+        command.envs(options.environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Log::read(child.stderr.take().unwrap());
+        Self { child, log, directory }
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where the listener listens, as the log says.
+    pub(crate) fn address(&self) -> SocketAddr {
+        address_in(&self.log.wait_for(" listening listener=edge"))
+    }
+
+    /// Where the admin endpoint listens, as the log says.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        address_in(&self.log.wait_for("admin listening"))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// The exit status, once it has ended by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let log = self.log.clone();
+        wait_until("the process ends", || self.child.try_wait().unwrap(), || log.text())
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// curl, with the arguments after those that make it trust the proxy.
+    pub(crate) fn curl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("curl");
+        let port = self.address().port();
+        command.args(["--silent", "--show-error", "--max-time", "60", "--cacert"]);
+        command.arg(self.directory.path().join("edge.crt"));
+        command.args(["--resolve", &format!("localhost:{port}:127.0.0.1")]).args(arguments);
+        command.arg(format!("https://localhost:{port}/"));
+        command
+    }
+
+    /// One request to the admin endpoint: status code and body.
+    pub(crate) fn admin_request(&self, arguments: &[&str], path: &str) -> (u16, String) {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--path-as-is", "--write-out", "\n%{http_code}"])
+            .args(arguments)
+            .arg(format!("http://{}{path}", self.admin()))
+            .output()
+            .unwrap();
+        let text = text_of(&output);
+        let (body, code) = text.rsplit_once('\n').unwrap();
+        (code.parse().unwrap(), body.to_owned())
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let (code, body) = self.admin_request(&[], "/metrics");
+        assert_eq!(code, 200);
+        body
+    }
+
+    /// A raw connection to the admin endpoint.
+    pub(crate) fn admin_socket(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.admin()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// The text of the private key, to look for it where it must not be.
+    pub(crate) fn key(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("edge.key")).unwrap()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of the proxy\n{}---", self.log.text());
+        }
+    }
+}
+
+/// What a process has written to its standard error.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Log {
+    fn read(source: impl Read + Send + 'static) -> Self {
+        let log = Self(Arc::default());
+        let filled = log.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                filled.0.0.lock().unwrap().push(line);
+                filled.0.1.notify_all();
+            }
+        });
+        log
+    }
+
+    /// The first line that holds `words`, as soon as there is one.
+    pub(crate) fn wait_for(&self, words: &str) -> String {
+        let (lines, changed) = &*self.0;
+        let missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(words));
+        let (lines, waited) = changed.wait_timeout_while(lines.lock().unwrap(), DEADLINE, missing).unwrap();
+        assert!(!waited.timed_out(), "no {words:?} in the log:\n{}", lines.join("\n"));
+        lines.iter().find(|line| line.contains(words)).unwrap().clone()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.0.lock().unwrap().join("\n")
+    }
+}
+
+/// A backend for one download at a time, which the test continues when it likes.
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
+    proceed: Sender<()>,
+    started: Receiver<()>,
+}
+
+/// The bytes of each half of the body.
+pub(crate) const HALF_BYTES: usize = 300_000;
+
+impl Backend {
+    /// Sends the first half of the body to each connection at once, the second one when told to.
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (proceed, may_proceed) = mpsc::channel();
+        let (has_started, started) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = serve(stream.unwrap(), &has_started, &may_proceed);
+            }
+        });
+        Self { address, proceed, started }
+    }
+
+    /// Waits until a download is half way.
+    pub(crate) fn wait_for_half(&self) {
+        self.started.recv_timeout(DEADLINE).expect("no request came to the backend");
+    }
+
+    /// Lets the download that is half way, or the next one, go on.
+    pub(crate) fn proceed(&self) {
+        self.proceed.send(()).unwrap();
+    }
+
+    /// What a whole download is.
+    pub(crate) fn body() -> Vec<u8> {
+        (0..2 * HALF_BYTES).map(|position| (position % 251) as u8).collect()
+    }
+}
+
+fn serve(mut stream: TcpStream, has_started: &Sender<()>, may_proceed: &Receiver<()>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let body = Backend::body();
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(&body[..HALF_BYTES])?;
+    let _ = has_started.send(());
+    let _ = may_proceed.recv();
+    stream.write_all(&body[HALF_BYTES..])
+}
+
+/// Waits until `look` finds something.
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "in vain: {what}\n{}", state());
+        // Not to synchronise, only to leave the CPU to what is waited for.
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn text_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn address_in(line: &str) -> SocketAddr {
+    let (_, rest) = line.split_once("address=").unwrap();
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn configuration(options: &Options) -> String {
+    let Options { backend, listen, cpus, drain_timeout, .. } = options;
+    format!(
+        r#"
+[server]
+drain_timeout = "{drain_timeout}"
+[workers]
+cpus = "{cpus}"
+connections_max = 1000
+[admin]
+address = "127.0.0.1:0"
+[[listener]]
+name = "edge"
+address = "{listen}"
+backend = "app"
+kernel_tls = "off"
+[listener.tls]
+certificates = [ {{ chain = "edge.crt", key = "edge.key" }} ]
+[[backend]]
+name = "app"
+servers = ["{backend}"]
+"#
+    )
+}
+
+/// A certificate for localhost that is its own authority.
+fn write_certificate(directory: &Path) {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "localhost").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::from_str_x509("20491231235959Z").unwrap()).unwrap();
+    let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(names).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    write(&directory.join("edge.crt"), &builder.build().to_pem().unwrap());
+    write(&directory.join("edge.key"), &key.private_key_to_pem_pkcs8().unwrap());
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    File::create(path).unwrap().write_all(bytes).unwrap();
+}
