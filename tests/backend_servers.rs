@@ -24,7 +24,8 @@ fn connections_take_turns_over_tcp_and_unix_servers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.sock");
     Backend::named_unix(&path, "c");
-    let servers = [Backend::named("a").to_string(), Backend::named("b").to_string(), format!("unix:{}", path.display())];
+    let servers =
+        [Backend::named("a").to_string(), Backend::named("b").to_string(), format!("unix:{}", path.display())];
     let proxy = Proxy::start(&Options::to(servers));
     let turns: Vec<u8> = (0..9).flat_map(|_| served_by(&proxy)).collect();
     let first = turns[..3].to_vec();
@@ -78,7 +79,8 @@ fn server_that_does_not_answer_is_passed_over_after_the_connect_timeout() {
 #[test]
 fn connection_without_any_server_is_closed_cleanly() {
     let refusing = Backend::refusing();
-    let proxy = Proxy::start(&Options::to([refusing.address().to_string(), "unix:/nonexistent/sluice.sock".to_owned()]));
+    let proxy =
+        Proxy::start(&Options::to([refusing.address().to_string(), "unix:/nonexistent/sluice.sock".to_owned()]));
     for version in Version::ALL {
         let mut client = Client::of(&proxy).version(version).connect();
         assert_eq!(client.drain(), Received::of(b"", End::CloseNotify), "{version:?}");

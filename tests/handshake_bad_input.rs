@@ -123,7 +123,9 @@ fn huge_client_hello_is_refused_with_an_alert() {
     // So much unread input may well end in a reset.
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.is_empty() || (answer[0], answer[5]) == (21, 2), "{answer:?}");
-    support::wait_until("it is counted", || proxy.handshakes_failed("too_long") + proxy.handshakes_failed("protocol") == 1);
+    support::wait_until("it is counted", || {
+        proxy.handshakes_failed("too_long") + proxy.handshakes_failed("protocol") == 1
+    });
     assert_serves(&proxy);
 }
 
@@ -174,7 +176,8 @@ fn client_of_old_versions_gets_protocol_version() {
 #[test]
 fn client_of_suites_that_we_refuse_gets_handshake_failure() {
     let proxy = echoing();
-    let refused = ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-CCM"];
+    let refused =
+        ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-CCM"];
     for suite in refused {
         let output = s_client(&proxy, &["-tls1_2", "-cipher", suite]);
         assert!(output.contains(&format!("SSL alert number {HANDSHAKE_FAILURE}")), "{suite}: {output}");

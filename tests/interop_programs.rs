@@ -110,7 +110,10 @@ fn gnutls_cli_transfers_files_with_every_suite() {
         let mut command = Command::new("gnutls-cli");
         command.args(["--priority", &priority, "--port", &proxy.address().port().to_string()]);
         command.arg("--logfile").arg(directory.path().join("log")).arg("--x509cafile").arg(proxy.ca());
-        let output = tool::run(command.args(["--sni-hostname", "localhost", "--verify-hostname", "localhost", "127.0.0.1"]), request);
+        let output = tool::run(
+            command.args(["--sni-hostname", "localhost", "--verify-hostname", "localhost", "127.0.0.1"]),
+            request,
+        );
         assert!(output.success, "{}: {}", suite.iana, output.text());
         output
     };

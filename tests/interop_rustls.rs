@@ -117,7 +117,8 @@ fn connect(proxy: &Proxy, suite: Suite, alpn: &[&str]) -> Tls {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(proxy.ca()).unwrap()).unwrap();
     let all = ring::default_provider();
-    let chosen = all.cipher_suites.iter().filter(|offered| offered.suite().as_str() == Some(rustls_name(suite).as_str()));
+    let chosen =
+        all.cipher_suites.iter().filter(|offered| offered.suite().as_str() == Some(rustls_name(suite).as_str()));
     let provider = CryptoProvider { cipher_suites: chosen.copied().collect(), ..all };
     let version = match suite.version {
         Version::Tls12 => &rustls::version::TLS12,

@@ -72,13 +72,14 @@ pub(crate) struct Proxy {
     admin: Port,
     files: Files,
     _directory: TempDir,
+    idle_descriptors: usize,
 }
 
 /// What the process holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) descriptors: usize,
-    pub(crate) pss_bytes: usize,
+    pub(crate) memory_bytes: usize,
 }
 
 impl Proxy {
@@ -91,9 +92,11 @@ impl Proxy {
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
         let mut command = command(&config, options.descriptors_max);
         let process = Process::start("sluice", &mut command, directory.path(), port.address());
-        let proxy = Self { process, port, admin, files, _directory: directory };
+        let mut proxy = Self { process, port, admin, files, _directory: directory, idle_descriptors: 0 };
         // The connection that proved that it listens; what a test counts begins after it.
         wait_until("Sluice has seen the first connection", || proxy.handshakes_failed("closed_silently") == 1);
+        wait_until("it is idle", || proxy.connections_open() == 0);
+        proxy.idle_descriptors = wait_for("the number of its descriptors stands", || proxy.steady_descriptors());
         proxy
     }
 
@@ -141,13 +144,29 @@ impl Proxy {
         wait_until(&format!("a handshake is counted as {reason}"), || self.handshakes_failed(reason) > 0);
     }
 
-    /// What it holds now. The scrape's own connection is over by then or counts for one descriptor.
+    /// What it holds now: descriptors, those of a scrape that just ended perhaps included, and anonymous memory, which
+    /// unlike the rest is not shared with the proxies of other tests.
     pub(crate) fn usage(&self) -> Usage {
         let proc = PathBuf::from(format!("/proc/{}", self.process.pid()));
         let rollup = std::fs::read_to_string(proc.join("smaps_rollup")).unwrap();
-        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
-        let pss_kib: usize = pss.trim().trim_end_matches(" kB").parse().unwrap();
-        Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), pss_bytes: pss_kib * 1024 }
+        let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
+        let kib: usize = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+        Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), memory_bytes: kib * 1024 }
+    }
+
+    /// Descriptors that it held before the test's first connection.
+    pub(crate) fn idle_descriptors(&self) -> usize {
+        self.idle_descriptors
+    }
+
+    /// Scrapes come and go: the number that is seen several times in a row.
+    fn steady_descriptors(&self) -> Option<usize> {
+        let first = self.usage().descriptors;
+        let is_steady = (0..5).all(|_| {
+            std::thread::park_timeout(Duration::from_millis(2));
+            self.usage().descriptors == first
+        });
+        is_steady.then_some(first)
     }
 
     /// CPU time spent so far by all its threads.
