@@ -12,7 +12,8 @@ use std::time::Duration;
 use kernel_support::record::{Opened, Reference};
 use kernel_support::{VERSIONS, kernel_tls, kernel_version, keys, pattern, socket};
 use nix::poll::PollFlags;
-use sluice::ktls::control::{self, AlertLevel, KeyUpdateRequest, Received, RecordFault, Sent, content_type};
+use sluice::record::{Alert, AlertDescription};
+use sluice::ktls::control::{self, KeyUpdateRequest, Received, RecordFault, Sent, content_type};
 use sluice::ktls::{Direction, InstallError, install};
 use sluice::record::{Aead, ProtocolVersion};
 
@@ -116,9 +117,9 @@ fn sent_control_records_keep_their_place_between_data() {
     for version in VERSIONS {
         let mut promoted = Promoted::new(version);
         socket::send_all(&promoted.socket, b"before");
-        assert_eq!(control::send_alert(promoted.socket.as_fd(), AlertLevel::Fatal, 40).unwrap(), Sent::Done);
+        assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::HandshakeFailure)).unwrap(), Sent::Done);
         socket::send_all(&promoted.socket, b"after");
-        assert_eq!(control::send_close_notify(promoted.socket.as_fd()).unwrap(), Sent::Done);
+        assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::CLOSE_NOTIFY).unwrap(), Sent::Done);
         let record = |content_type, payload: &[u8]| Opened { content_type, payload: payload.to_vec() };
         assert_eq!(promoted.peer_reads(), record(APPLICATION_DATA, b"before"), "{version:?}");
         assert_eq!(promoted.peer_reads(), record(ALERT, &[2, 40]), "{version:?}");
@@ -140,9 +141,9 @@ fn sent_key_update_is_the_handshake_message() {
 fn sending_into_a_full_buffer_would_block_and_sends_nothing() {
     let Some(_kernel) = kernel_tls() else { return };
     let mut promoted = Promoted::new(Tls13);
-    let sent = fill(&promoted.socket);
-    assert_eq!(control::send_close_notify(promoted.socket.as_fd()).unwrap(), Sent::WouldBlock);
-    promoted.socket.shutdown(Shutdown::Read).unwrap();
+    socket2::SockRef::from(&promoted.socket).set_send_buffer_size(64 * 1024).unwrap();
+    let sent = socket::stuff(&promoted.socket).len();
+    assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::CLOSE_NOTIFY).unwrap(), Sent::WouldBlock);
     let mut got = 0;
     while got < sent {
         let record = promoted.peer_reads();
@@ -187,8 +188,9 @@ fn reset_in_mid_record_is_an_error_and_not_an_end() {
     socket2::SockRef::from(&promoted.peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(promoted.peer);
     socket::await_readable(&promoted.socket);
-    let error = control::receive(promoted.socket.as_fd(), &mut [0; 100]).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let receive = || control::receive(promoted.socket.as_fd(), &mut [0; 100]);
+    assert_eq!(receive().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(receive().unwrap(), Received::Eof, "whoever reads next sees an end");
 }
 
 /// What did not authenticate stays: every read decrypts it again. Sending fails until the pending error is taken.
@@ -202,7 +204,7 @@ fn record_that_does_not_authenticate_blocks_sending_until_its_error_is_taken() {
         socket::send_all(&promoted.peer, &record);
         assert_eq!(promoted.receives(), Received::Fault(RecordFault::BadRecordMac), "{version:?}");
         assert_eq!(promoted.receives_now(), Received::Fault(RecordFault::BadRecordMac), "{version:?}");
-        let error = control::send_alert(promoted.socket.as_fd(), AlertLevel::Fatal, 20).unwrap_err();
+        let error = control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::BadRecordMac)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADMSG), "{version:?}");
         let sent = control::send_fault_alert(promoted.socket.as_fd(), RecordFault::BadRecordMac).unwrap();
         assert_eq!(sent, Sent::Done, "{version:?}");
@@ -282,17 +284,6 @@ fn renegotiation_request_in_tls12_is_a_handshake_record() {
     promoted.peer_sends(HANDSHAKE, &[1, 0, 0, 0]);
     assert_eq!(promoted.receives(), whole(HANDSHAKE, 4));
     // no_renegotiation
-    assert_eq!(control::send_alert(promoted.socket.as_fd(), AlertLevel::Warning, 100).unwrap(), Sent::Done);
+    assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::warning(AlertDescription::NoRenegotiation)).unwrap(), Sent::Done);
     assert_eq!(promoted.peer_reads(), Opened { content_type: ALERT, payload: vec![1, 100] });
-}
-
-/// Sends until there is no room, and returns how much went.
-fn fill(mut socket: &TcpStream) -> usize {
-    use std::io::Write;
-    let chunk = pattern(16 * 1024);
-    let mut sent = 0;
-    while let Ok(len) = socket.write(&chunk) {
-        sent += len;
-    }
-    sent
 }

@@ -21,6 +21,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::sign::Signer;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslVersion};
 use openssl::x509::{X509, X509NameBuilder};
+use sluice::record::Alert;
 use sluice::ktls::control::{self, Received, Sent};
 use sluice::ktls::install::live_state;
 use sluice::ktls::{Direction, attach_ulp, install};
@@ -86,7 +87,7 @@ fn serve(stream: TcpStream, suite: &CipherSuite, key: &PKey<Private>, certificat
     let close_notify = Received::Control { content_type: 21, len: 2, end_of_record: true };
     assert_eq!(socket::receive(&socket, &mut buffer), close_notify, "{}", suite.name);
     assert_eq!(buffer[..2], [1, 0]);
-    assert_eq!(control::send_close_notify(socket.as_fd()).unwrap(), Sent::Done);
+    assert_eq!(control::send_alert(socket.as_fd(), Alert::CLOSE_NOTIFY).unwrap(), Sent::Done);
     let state = live_state(socket.as_fd(), Direction::Transmit, suite.version, suite.aead).unwrap();
     assert!(state.sequence >= transmit.sequence + 5, "four records of data at least, and the alert");
 }

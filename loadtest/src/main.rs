@@ -1,2 +1,7 @@
-//! Load harness for TLS termination proxies.
-fn main() {}
+//! `sluice-load`: see `sluice-load --help` and the crate's README.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluice_loadtest::cli::main()
+}

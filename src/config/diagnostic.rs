@@ -118,7 +118,9 @@ impl Diagnostics {
             None => group.element(Origin::path(path)),
             Some((span, label)) => {
                 let primary = AnnotationKind::Primary.span(self.clamp(span)).label(label.as_str());
-                let context = item.context.as_ref().map(|(span, label)| {
+                // The key of a table lies inside its header, which is underlined already.
+                let is_inside = |inner: &Range<usize>| span.start <= inner.start && inner.end <= span.end;
+                let context = item.context.as_ref().filter(|(inner, _)| !is_inside(inner)).map(|(span, label)| {
                     let context = AnnotationKind::Context.span(self.clamp(span));
                     if label.is_empty() { context } else { context.label(label.as_str()) }
                 });
@@ -155,11 +157,11 @@ impl std::error::Error for Diagnostics {}
 
 impl Diagnostic {
     pub(super) fn error(title: impl Into<String>) -> Self {
-        Self::new(Severity::Error, title.into())
+        Self::new(Severity::Error, clean(title.into()))
     }
 
     pub(super) fn warning(title: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, title.into())
+        Self::new(Severity::Warning, clean(title.into()))
     }
 
     fn new(severity: Severity, title: String) -> Self {
@@ -167,24 +169,34 @@ impl Diagnostic {
     }
 
     pub(super) fn at(mut self, span: Range<usize>, found: impl Into<String>) -> Self {
-        self.place = Some((span, found.into()));
+        self.place = Some((span, clean(found.into())));
         self
     }
 
     pub(super) fn and_at(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.context = Some((span, label.into()));
+        self.context = Some((span, clean(label.into())));
         self
     }
 
     pub(super) fn allowed(mut self, text: impl Into<String>) -> Self {
-        self.allowed = Some(text.into());
+        self.allowed = Some(clean(text.into()));
         self
     }
 
     pub(super) fn help(mut self, text: impl Into<String>) -> Self {
-        self.help = Some(text.into());
+        self.help = Some(clean(text.into()));
         self
     }
+}
+
+/// Escapes what would move the cursor, recolour the terminal or reorder the line: messages repeat strings of the file.
+fn clean(text: String) -> String {
+    let reorders = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(|c: char| c.is_control() || reorders(c)) {
+        return text;
+    }
+    let escape = |c: char| if c.is_control() || reorders(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// The largest character border at or before `offset`.

@@ -35,7 +35,7 @@ impl Quantity for Duration {
 impl Quantity for ByteCount {
     fn show(self) -> String {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        let exact = units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0 % bytes == 0);
+        let exact = units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0.is_multiple_of(*bytes));
         exact.map_or_else(|| format!("{}B", self.0), |(bytes, unit)| format!("{}{unit}", self.0 / bytes))
     }
 }

@@ -57,7 +57,7 @@ pub fn load(path: &Path) -> Result<server::Settings, Diagnostics> {
 pub fn check(path: &Path) -> Checked {
     match read(path) {
         Ok(bytes) => check_bytes(path, bytes),
-        Err(finding) => refused(path, finding),
+        Err(finding) => refused(path, *finding),
     }
 }
 
@@ -123,19 +123,19 @@ fn syntax(error: &toml::de::Error) -> Diagnostic {
     if details.is_empty() { finding } else { finding.allowed(details) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
+fn read(path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
     let failed = |error: std::io::Error| {
-        Diagnostic::error(format!("cannot read the configuration: {error}"))
-            .help("name another file with --config, or see docs/configuration.md for one to start from")
+        let finding = Diagnostic::error(format!("cannot read the configuration: {error}"));
+        Box::new(finding.help("name another file with --config, or start from one of docs/examples"))
     };
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         let found = if metadata.is_dir() { "a directory" } else { "not a regular file" };
-        return Err(Diagnostic::error(format!("cannot read the configuration: this is {found}")));
+        return Err(Box::new(Diagnostic::error(format!("cannot read the configuration: this is {found}"))));
     }
     if metadata.len() > limit::FILE_BYTES_MAX {
         let finding = Diagnostic::error(format!("the configuration is too large: {} bytes", metadata.len()));
-        return Err(finding.allowed(format!("allowed: up to {} bytes", limit::FILE_BYTES_MAX)));
+        return Err(Box::new(finding.allowed(format!("allowed: up to {} bytes", limit::FILE_BYTES_MAX))));
     }
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(failed)?;
@@ -147,4 +147,142 @@ fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
 fn schema_value() -> serde_json::Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<raw::File>().to_value()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::x509::X509;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::backend::ServerAddress;
+    use crate::{ktls, tls, worker};
+
+    /// A folder with `edge.crt` and `edge.key`, on a machine with two CPUs.
+    fn environment(folder: &TempDir) -> Environment {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_not_before(&openssl::asn1::Asn1Time::days_from_now(0).unwrap()).unwrap();
+        certificate.set_not_after(&openssl::asn1::Asn1Time::days_from_now(9).unwrap()).unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        certificate.sign(&key, openssl::hash::MessageDigest::sha256()).unwrap();
+        fs::write(folder.path().join("edge.crt"), certificate.build().to_pem().unwrap()).unwrap();
+        fs::write(folder.path().join("edge.key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        let cpus = BTreeSet::from([0, 1]);
+        let machine = Machine { present: cpus.clone(), online: cpus.clone(), allowed: cpus };
+        Environment { directory: folder.path().to_owned(), now: SystemTime::now(), machine }
+    }
+
+    #[test]
+    fn minimal_file_gets_every_default() {
+        let folder = TempDir::new().unwrap();
+        let text = include_str!("../../docs/examples/minimal.toml");
+        let settings = check_in(text, &environment(&folder)).0.unwrap();
+        assert_eq!(settings.workers.cpus, [0, 1]);
+        assert_eq!(settings.workers.io, worker::IoDriver::Auto);
+        assert_eq!(settings.workers.connections_max, 16_384);
+        assert_eq!(settings.workers.buffer_bytes_max, 64 << 20);
+        assert_eq!(settings.admin.address, None);
+        assert_eq!((settings.tickets.ring, settings.tickets.count), (None, 2));
+        assert_eq!(settings.tickets.lifetime, Duration::from_secs(12 * 3600));
+        assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+        let [listener] = &settings.listeners[..] else { panic!("{:?}", settings.listeners) };
+        assert_eq!((listener.name.as_str(), listener.backend), ("edge", 0));
+        assert_eq!(listener.address, "0.0.0.0:8443".parse().unwrap());
+        let expected = ktls::Settings { mode: ktls::Mode::Auto, promote_after_bytes: 1 << 20 };
+        assert_eq!(listener.kernel_tls, expected);
+        assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
+        assert_eq!(listener.timeouts.idle, Duration::from_secs(300));
+        assert_eq!(listener.timeouts.close, Duration::from_secs(10));
+        assert_eq!(listener.tls.policy, tls::Policy::Intermediate);
+        assert!(listener.tls.alpn.is_empty());
+        assert_eq!(listener.tls.certificate.chain, folder.path().join("edge.crt"));
+        assert_eq!(listener.tls.certificate.key, folder.path().join("edge.key"));
+        assert_eq!(settings.backends[0].connect_timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn every_key_of_the_file_reaches_the_settings() {
+        let folder = TempDir::new().unwrap();
+        let text = r#"
+            server.drain_timeout = "1s"
+            workers = { count = 1, cpus = "1", io = "epoll", connections_max = 7, buffer_memory = "2MiB" }
+            admin.address = "[::1]:9180"
+            tickets = { ring = "ring", lifetime = "0s", count = 1 }
+            [[backend]]
+            name = "other"
+            servers = ["127.0.0.1:1"]
+            [[backend]]
+            name = "app"
+            servers = ["127.0.0.1:8080", "unix:app.sock"]
+            connect_timeout = "20ms"
+            [[listener]]
+            name = "edge"
+            address = "[::]:443"
+            backend = "app"
+            kernel_tls = "required"
+            kernel_tls_after = "16KiB"
+            handshake_timeout = "1s"
+            idle_timeout = "2s"
+            close_timeout = "3s"
+            tls = { policy = "modern", certificates = [{ chain = "edge.crt", key = "edge.key" }], alpn = ["h2", "x"] }
+        "#;
+        let settings = check_in(text, &environment(&folder)).0.unwrap();
+        assert_eq!(settings.drain_timeout, Duration::from_secs(1));
+        assert_eq!((&settings.workers.cpus[..], settings.workers.io), (&[1][..], worker::IoDriver::Epoll));
+        assert_eq!((settings.workers.connections_max, settings.workers.buffer_bytes_max), (7, 2 << 20));
+        assert_eq!(settings.admin.address, Some("[::1]:9180".parse().unwrap()));
+        assert_eq!(settings.tickets.ring, Some(folder.path().join("ring")));
+        assert_eq!((settings.tickets.lifetime, settings.tickets.count), (Duration::ZERO, 1));
+        let socket = ServerAddress::Unix(folder.path().join("app.sock"));
+        assert_eq!(settings.backends[1].servers, [ServerAddress::Tcp("127.0.0.1:8080".parse().unwrap()), socket]);
+        assert_eq!(settings.backends[1].connect_timeout, Duration::from_millis(20));
+        let listener = &settings.listeners[0];
+        assert_eq!((listener.backend, listener.address), (1, "[::]:443".parse().unwrap()));
+        let expected = ktls::Settings { mode: ktls::Mode::Required, promote_after_bytes: 16 << 10 };
+        assert_eq!(listener.kernel_tls, expected);
+        let timeouts = [listener.timeouts.handshake, listener.timeouts.idle, listener.timeouts.close];
+        assert_eq!(timeouts, [1, 2, 3].map(Duration::from_secs));
+        assert_eq!(
+            (listener.tls.policy, &listener.tls.alpn[..]),
+            (tls::Policy::Modern, &["h2".into(), "x".into()][..])
+        );
+    }
+
+    #[test]
+    fn finding_in_the_log_is_one_line_with_its_place() {
+        let checked = check_bytes(Path::new("x.toml"), b"[workers]\ncuont = 1\n".to_vec());
+        let finding = checked.diagnostics.iter().next().unwrap();
+        let line = checked.diagnostics.line(finding);
+        assert!(line.starts_with("x.toml:2:1: unknown key \"cuont\" in `workers`"), "{line}");
+        assert!(line.ends_with("did you mean `count`?") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn finding_that_repeats_a_path_stays_one_plain_line() {
+        let folder = TempDir::new().unwrap();
+        let text = include_str!("../../docs/examples/minimal.toml").replace("edge.crt", "a\\n\\u001b[31m\\u202eb");
+        let (settings, findings) = check_in(&text, &environment(&folder));
+        assert!(settings.is_none());
+        let diagnostics = Diagnostics::new(Path::new("x.toml"), text, findings);
+        let line = diagnostics.line(diagnostics.iter().next().unwrap());
+        assert!(line.contains("a\\n\\u{1b}[31m\\u{202e}b"), "{line}");
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
+    }
+
+    #[test]
+    fn file_that_is_missing_is_an_error_of_load() {
+        let folder = TempDir::new().unwrap();
+        let diagnostics = load(&folder.path().join("missing.toml")).unwrap_err();
+        assert_eq!((diagnostics.count(Severity::Error), diagnostics.count(Severity::Warning)), (1, 0));
+    }
 }

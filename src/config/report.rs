@@ -32,6 +32,13 @@ impl Report {
         self.findings.push(finding);
     }
 
+    /// A section of which at least one must be there is not.
+    pub(super) fn missing_section(&mut self, section: &str, help: &str) {
+        if !self.index.is_section_excused(section) {
+            self.push(Diagnostic::error(format!("no {section} is configured")).help(help));
+        }
+    }
+
     /// Adds a finding about a value; its key is underlined too.
     pub(super) fn push_at(&mut self, finding: Diagnostic, value: &Range<usize>, found: impl Into<String>) {
         let mut finding = finding.at(value.clone(), found);
@@ -51,9 +58,11 @@ impl Report {
         match field.written()? {
             (span, Ok(value)) => Some((value.clone(), span)),
             (span, Err(mismatch)) => {
-                let mut finding = Diagnostic::error(format!("`{}` cannot be read", self.path(&span)));
+                let mut finding = Diagnostic::error(format!("invalid value for `{}`", self.path(&span)));
                 finding = finding.allowed(format!("allowed: {}", mismatch.allowed));
-                finding.help = mismatch.help.clone();
+                if let Some(help) = &mismatch.help {
+                    finding = finding.help(help);
+                }
                 self.push_at(finding, &span, mismatch.found.clone());
                 None
             }

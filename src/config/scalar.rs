@@ -1,7 +1,7 @@
 //! Values as they are written in the file: read without stopping at the first mistake, each with its place.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -150,8 +150,8 @@ impl<'de, T: Scalar> Deserialize<'de> for Parsed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(match Value::deserialize(deserializer) {
             Ok(value) => T::parse(&value),
-            // TOML that has no value: an integer beyond 64 bits.
-            Err(error) => Err(Mismatch::new(error.to_string().trim(), "a value that fits 64 bits")),
+            // The one thing that is TOML and not a value: an integer beyond 64 bits.
+            Err(_) => Err(Mismatch::new("a number beyond 64 bits", "a smaller number")),
         }))
     }
 }
@@ -314,8 +314,9 @@ impl Scalar for SocketAddr {
         text.parse().map_err(|_| {
             let mismatch = Mismatch::kind(value, ADDRESS_FORM);
             let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-            if port.parse::<u16>().is_err() {
-                return mismatch.help("add the port, as in \"0.0.0.0:8443\"");
+            if port.parse::<u16>().is_err() || text.parse::<IpAddr>().is_ok() {
+                let example = text.parse::<IpAddr>().map_or(ANY_ADDRESS, |ip| Self::new(ip, ANY_ADDRESS.port()));
+                return mismatch.help(format!("add the port, as in \"{example}\""));
             }
             match host {
                 "" | "*" => mismatch.help(format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" for every address")),
@@ -410,6 +411,8 @@ fn one_of(names: &[&str]) -> String {
         [] => String::new(),
     }
 }
+
+const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443);
 
 const ADDRESS_FORM: &str = "an IP address and port such as \"192.0.2.1:8443\" or \"[2001:db8::1]:8443\"";
 

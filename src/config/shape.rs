@@ -17,9 +17,11 @@ use super::scalar::quote;
 pub(super) struct Index {
     /// By the first byte of the value.
     keys: HashMap<usize, Key>,
-    /// Keys that were taken out or that an unknown key was probably meant to be, by the first byte of their table: their absence is no
-    /// news.
+    /// Keys that were taken out or that an unknown key was probably meant to be, by the first byte of their table:
+    /// their absence is no news.
     excused: HashSet<(usize, String)>,
+    /// The first byte of the table that is the whole file.
+    root: usize,
 }
 
 /// A key in the file.
@@ -37,6 +39,11 @@ impl Index {
         self.keys.get(&value.start)
     }
 
+    /// Whether the absence of a section is explained by another finding.
+    pub(super) fn is_section_excused(&self, section: &str) -> bool {
+        self.excused.contains(&(self.root, section.to_owned()))
+    }
+
     /// Whether the absence of a key is explained by another finding.
     pub(super) fn is_excused(&self, table: &Range<usize>, key: &str) -> bool {
         self.excused.contains(&(table.start, key.to_owned()))
@@ -45,8 +52,8 @@ impl Index {
 
 /// Takes out of `root` what the schema does not know.
 pub(super) fn prune(root: &mut Spanned<DeTable<'_>>, schema: &Value) -> (Index, Vec<Diagnostic>) {
-    let mut walk = Walk { index: Index::default(), findings: Vec::new() };
     let start = root.span().start;
+    let mut walk = Walk { index: Index { root: start, ..Index::default() }, findings: Vec::new() };
     walk.table(root.get_mut(), start, schema, "");
     (walk.index, walk.findings)
 }

@@ -21,6 +21,8 @@ pub enum Absence {
         /// The kernel's answer.
         error: String,
     },
+    /// No listener wants it, so nobody asked the kernel.
+    Unasked,
     /// The probe could not do its work, so kernel TLS is not used.
     ProbeFailed {
         /// What failed.
@@ -39,6 +41,7 @@ impl Absence {
                  if there is no such module, boot a kernel built with CONFIG_TLS"
             }
             Self::Denied { .. } => "allow setsockopt(TCP_ULP) and setsockopt(SOL_TLS) in the service's seccomp filter",
+            Self::Unasked => "set kernel_tls on a listener",
             Self::ProbeFailed { .. } => "see that the process may open loopback sockets and has file descriptors left",
         }
     }
@@ -68,6 +71,7 @@ impl fmt::Display for Absence {
             }
             Self::NotLoaded => f.write_str("the kernel offers no TLS: its tls module is not loaded, or not built"),
             Self::Denied { error } => write!(f, "the kernel forbids it: {error}"),
+            Self::Unasked => f.write_str("no listener asks for it"),
             Self::ProbeFailed { error } => write!(f, "the probe failed: {error}"),
         }
     }

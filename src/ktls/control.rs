@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use crate::record::{Alert, AlertDescription};
 use crate::sys::{cmsg, tls_ulp};
 
 /// Content types of records (RFC 8446 section 5.1).
@@ -55,11 +56,11 @@ pub enum RecordFault {
 
 impl RecordFault {
     /// The description of the alert that the peer is due (RFC 8446 section 6.2).
-    pub const fn alert(self) -> u8 {
+    pub const fn alert(self) -> AlertDescription {
         match self {
-            Self::BadRecordMac => 20,
-            Self::RecordOverflow => 22,
-            Self::ProtocolVersion => 70,
+            Self::BadRecordMac => AlertDescription::BadRecordMac,
+            Self::RecordOverflow => AlertDescription::RecordOverflow,
+            Self::ProtocolVersion => AlertDescription::ProtocolVersion,
         }
     }
 
@@ -81,15 +82,6 @@ pub enum Sent {
     Done,
     /// There is no room; nothing was sent.
     WouldBlock,
-}
-
-/// The level of an alert (RFC 8446 section 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AlertLevel {
-    /// close_notify, and no_renegotiation in TLS 1.2.
-    Warning,
-    /// Everything that ends the connection.
-    Fatal,
 }
 
 /// What a KeyUpdate asks of the peer (RFC 8446 section 4.6.3).
@@ -130,6 +122,11 @@ fn received(record: cmsg::ReceivedRecord) -> Received {
     }
 }
 
+/// The fault of the peer that an error of a read or a splice stands for, if it is one.
+pub fn fault_of(error: &io::Error) -> Option<RecordFault> {
+    error.raw_os_error().and_then(RecordFault::from_errno)
+}
+
 /// Sends `payload` as one record of `content_type`. Never waits, and never sends a part.
 pub fn send(fd: BorrowedFd<'_>, content_type: u8, payload: &[u8]) -> io::Result<Sent> {
     match cmsg::send_record(fd, content_type, payload) {
@@ -139,18 +136,9 @@ pub fn send(fd: BorrowedFd<'_>, content_type: u8, payload: &[u8]) -> io::Result<
     }
 }
 
-/// Sends an alert.
-pub fn send_alert(fd: BorrowedFd<'_>, level: AlertLevel, description: u8) -> io::Result<Sent> {
-    let level = match level {
-        AlertLevel::Warning => 1,
-        AlertLevel::Fatal => 2,
-    };
-    send(fd, content_type::ALERT, &[level, description])
-}
-
-/// Sends close_notify. Ask [`has_room_for_close`] first, and end the stream only when [`is_flushed`] says so.
-pub fn send_close_notify(fd: BorrowedFd<'_>) -> io::Result<Sent> {
-    send_alert(fd, AlertLevel::Warning, CLOSE_NOTIFY)
+/// Sends an alert. Before close_notify ask [`has_room_for_close`].
+pub fn send_alert(fd: BorrowedFd<'_>, alert: Alert) -> io::Result<Sent> {
+    send(fd, content_type::ALERT, &alert.encode())
 }
 
 /// Sends a KeyUpdate, sealed with the present keys. Nothing else may be sent before the next keys are installed.
@@ -168,7 +156,7 @@ pub fn send_key_update(fd: BorrowedFd<'_>, request: KeyUpdateRequest) -> io::Res
 /// after the bad record stays unread.
 pub fn send_fault_alert(fd: BorrowedFd<'_>, fault: RecordFault) -> io::Result<Sent> {
     let _ = tls_ulp::take_socket_error(fd)?;
-    send_alert(fd, AlertLevel::Fatal, fault.alert())
+    send_alert(fd, Alert::fatal(fault.alert()))
 }
 
 /// Whether the last records and a close_notify will go to TCP at once.
@@ -187,7 +175,6 @@ pub fn is_flushed(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(tls_ulp::unacknowledged_bytes(fd)? == 0)
 }
 
-const CLOSE_NOTIFY: u8 = 0;
 const KEY_UPDATE: u8 = 24;
 /// Two records of 16 KiB as TCP accounts for them: header, tag and the buffers' own management included.
 const CLOSE_ROOM_BYTES: u32 = 40 * 1024;
@@ -220,7 +207,7 @@ mod tests {
 
     #[test]
     fn fault_carries_the_alert_that_the_peer_is_due() {
-        let alert = |code| RecordFault::from_errno(code).map(RecordFault::alert);
+        let alert = |code| RecordFault::from_errno(code).map(|fault| fault.alert().code());
         assert_eq!(alert(libc::EBADMSG), Some(20));
         assert_eq!(alert(libc::EMSGSIZE), Some(22));
         assert_eq!(alert(libc::EINVAL), Some(70));

@@ -4,7 +4,7 @@ use super::install::{Direction, InstallError};
 use super::probe::Capabilities;
 use super::settings::{KnownBugs, Mode, Settings};
 use crate::record::{Aead, ProtocolVersion};
-use crate::telemetry::label_enum;
+pub use crate::telemetry::KeepReason;
 
 /// A direction at a record boundary.
 #[derive(Clone, Copy, Debug)]
@@ -21,30 +21,6 @@ pub struct Candidate {
     pub bytes: u64,
     /// Whether the last read filled its buffer: data comes faster than it is relayed.
     pub is_bulk: bool,
-}
-
-label_enum! {
-    /// Why a direction is kept in userspace.
-    pub enum KeepReason as "reason" {
-        /// The listener's setting is `off`.
-        PolicyOff = "policy_off",
-        /// The kernel has no TLS.
-        NoKernelTls = "no_kernel_tls",
-        /// The kernel has a published bug, and the setting refuses such kernels.
-        KnownBug = "known_bug",
-        /// The kernel does not protect this direction with the negotiated version and algorithm.
-        Suite = "suite",
-        /// The client negotiated a `max_fragment_length` that the kernel cannot keep.
-        MaxFragmentLength = "max_fragment_length",
-        /// It has not proved bulky; may change.
-        TooSmall = "too_small",
-        /// The connection was no longer established when kernel TLS was to be attached.
-        NotEstablished = "not_established",
-        /// The kernel had no memory.
-        OutOfMemory = "out_of_memory",
-        /// The kernel refused for another reason.
-        SetsockoptFailed = "setsockopt_failed",
-    }
 }
 
 impl KeepReason {

@@ -51,6 +51,11 @@ pub struct SuiteSupport {
 }
 
 impl Capabilities {
+    /// Those of a kernel that was not asked.
+    pub fn unasked() -> Self {
+        Self::absent("", Absence::Unasked)
+    }
+
     /// Those of a kernel without TLS.
     pub fn absent(kernel: &str, absence: Absence) -> Self {
         Self {
@@ -121,8 +126,8 @@ impl fmt::Display for Capabilities {
     }
 }
 
-/// Finds out what the running kernel can do. Takes some milliseconds, and half a second for each thing that hangs: for
-/// start-up and `sluice doctor`, not for the data path. A process with `CAP_NET_ADMIN` makes the kernel load its module.
+/// Finds out what the running kernel can do. Takes some milliseconds, longer when modules of algorithms are loaded for it,
+/// and seconds for each step that hangs: for start-up and `sluice doctor`, not for the data path. A process with `CAP_NET_ADMIN` makes the kernel load its module.
 pub fn probe() -> Capabilities {
     let kernel = nix::sys::utsname::uname().map_or_else(|_| String::new(), |name| name.release().display().to_string());
     match Pair::attached() {
@@ -143,8 +148,9 @@ const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::Tls13, ProtocolVersion:
 const AEADS: [Aead; 3] = [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305];
 const PAYLOAD: &[u8] = b"kernel TLS probe";
 const RECORD_HEADER_BYTES: usize = 5;
-/// How long one step may take before what it waits for is taken as absent.
-const STEP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long one step may take before what it waits for is taken as absent. Refusals come at once; this is for kernels that
+/// hang, and long enough for a machine that is busy.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn probe_suite(version: ProtocolVersion, aead: Aead) -> SuiteSupport {
     let transmit = seals(version, aead).unwrap_or(false);

@@ -49,6 +49,18 @@ impl Sealer {
         self
     }
 
+    /// Lowers the payload of a record to exactly so many bytes, for a sealer that goes on where another was.
+    #[must_use]
+    pub fn with_payload_len(mut self, payload_len: usize) -> Self {
+        self.payload_len_max = payload_len.clamp(1, PLAINTEXT_LEN_MAX);
+        self
+    }
+
+    /// Records that one key may protect.
+    pub const fn record_limit(&self) -> u64 {
+        self.record_limit
+    }
+
     /// Bytes in front of the payload: the header, and in TLS 1.2 with AES-GCM the explicit nonce.
     pub const fn prefix_len(&self) -> usize {
         HEADER_LEN + self.keys.aead.explicit_nonce_len(self.keys.version)

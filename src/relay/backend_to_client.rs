@@ -7,12 +7,14 @@ use super::Sides;
 use super::buffer::Size;
 use super::client_writer::ClientWriter;
 use super::close::{Broken, Ended};
-use crate::record::Alert;
+use super::offload::{Offload, Progress};
 use crate::telemetry::{Direction, RelayPath};
 
 pub(super) struct BackendToClient<'a> {
-    sides: Sides<'a>,
-    writer: &'a ClientWriter<'a>,
+    pub(super) sides: Sides<'a>,
+    pub(super) writer: &'a ClientWriter<'a>,
+    offload: &'a Offload<'a>,
+    progress: Progress,
     state: Cell<State>,
 }
 
@@ -23,9 +25,16 @@ enum State {
     Ended,
 }
 
+impl Drop for BackendToClient<'_> {
+    fn drop(&mut self) {
+        self.offload.count_kept(&self.progress);
+    }
+}
+
 impl<'a> BackendToClient<'a> {
-    pub(super) fn new(sides: Sides<'a>, writer: &'a ClientWriter<'a>) -> Self {
-        Self { sides, writer, state: Cell::new(State::Open) }
+    pub(super) fn new(sides: Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
+        let progress = Progress::new(Direction::BackendToClient);
+        Self { sides, writer, offload, progress, state: Cell::new(State::Open) }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -34,22 +43,28 @@ impl<'a> BackendToClient<'a> {
 
     /// Relays until the backend closes, then closes towards the client.
     pub(super) async fn run(&self) -> Result<Ended, Broken> {
+        self.relay().await?;
+        self.writer.close().await?;
+        self.state.set(State::Ended);
+        self.sides.watch.allow(self.sides.close_timeout);
+        Ok(Ended::BackendClosed)
+    }
+
+    /// Relays until the backend's end of stream.
+    async fn relay(&self) -> Result<(), Broken> {
         let mut size = Size::Small;
         loop {
+            if self.offload.wants(&self.progress) && self.writer.promote(&self.progress).await? {
+                return self.run_in_kernel().await;
+            }
             self.sides.backend.readable().await.map_err(Broken::Backend)?;
             // Wait first, then take a buffer: an idle connection holds none.
             match self.turn(size).await? {
                 Turn::Moved(next) => size = next,
                 Turn::NothingThere => {}
-                Turn::EndOfStream => break,
+                Turn::EndOfStream => return Ok(()),
             }
         }
-        self.writer.queue_alert(Alert::CLOSE_NOTIFY)?;
-        self.writer.flush().await.map_err(Broken::Client)?;
-        self.sides.client.shutdown_send();
-        self.state.set(State::Ended);
-        self.sides.watch.allow(self.sides.close_timeout);
-        Ok(Ended::BackendClosed)
     }
 
     /// Moves what one buffer holds.
@@ -59,7 +74,7 @@ impl<'a> BackendToClient<'a> {
         self.writer.reserve(self.writer.slots(buffer.len()))?;
         // Before anything is sealed: a control record that was sealed earlier must go out earlier.
         if self.writer.has_queued() {
-            self.writer.flush().await.map_err(Broken::Client)?;
+            self.writer.flush().await?;
         }
         let received = match self.writer.receive_payloads(backend, &mut buffer) {
             Ok(0) => return Ok(Turn::EndOfStream),
@@ -69,14 +84,16 @@ impl<'a> BackendToClient<'a> {
         };
         watch.touch();
         let sealed = self.writer.seal_payloads(&mut buffer, received)?;
-        self.writer.send_data(&buffer[..sealed]).await.map_err(Broken::Client)?;
+        self.writer.send_data(&buffer[..sealed]).await?;
         metrics.relay_bytes.of(Direction::BackendToClient).of(RelayPath::Userspace).add(received as u64);
         let is_full = received == self.writer.payload_room(buffer.len());
+        self.progress.moved(received, is_full);
         Ok(Turn::Moved(size.next(received, is_full)))
     }
 }
 
-enum Turn {
+/// What a turn came to.
+pub(super) enum Turn {
     Moved(Size),
     NothingThere,
     EndOfStream,

@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::Sides;
 use super::buffer::{Buffer, Part, Size};
 use super::client_writer::ClientWriter;
-use super::close::{Broken, Ended};
+use super::close::{Broken, Ended, TRUNCATION_LINGER};
+use super::offload::{Offload, Progress};
 use crate::record::{
     Alert, AlertDescription, CipherSuite, ContentType, Event, Framing, Opener, PostHandshake, ProtocolVersion,
     TrafficSecret, frame_protected,
@@ -15,10 +16,12 @@ use crate::sys::socket::VECTOR_PARTS_MAX;
 use crate::telemetry::{Direction, RelayPath};
 
 pub(super) struct ClientToBackend<'a> {
-    sides: Sides<'a>,
-    writer: &'a ClientWriter<'a>,
-    opener: Opener,
-    post_handshake: PostHandshake,
+    pub(super) sides: Sides<'a>,
+    pub(super) writer: &'a ClientWriter<'a>,
+    offload: &'a Offload<'a>,
+    progress: Progress,
+    engine: Engine,
+    pub(super) post_handshake: PostHandshake,
     /// TLS 1.3: the secret of the current generation.
     secret: Option<TrafficSecret>,
     suite: &'static CipherSuite,
@@ -27,9 +30,15 @@ pub(super) struct ClientToBackend<'a> {
     end: Option<Ended>,
 }
 
+/// Who opens.
+enum Engine {
+    Userspace(Opener),
+    Kernel,
+}
+
 /// What stands in a stretch of ciphertext, apart from data.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     /// Nothing that matters: more is to be received.
     Data,
     /// The client sends no more.
@@ -38,10 +47,17 @@ enum Found {
     ListFull,
 }
 
+impl Drop for ClientToBackend<'_> {
+    fn drop(&mut self) {
+        self.offload.count_kept(&self.progress);
+    }
+}
+
 impl<'a> ClientToBackend<'a> {
     pub(super) fn new(
         sides: Sides<'a>,
         writer: &'a ClientWriter<'a>,
+        offload: &'a Offload<'a>,
         opener: Opener,
         secret: Option<TrafficSecret>,
         suite: &'static CipherSuite,
@@ -49,7 +65,9 @@ impl<'a> ClientToBackend<'a> {
         Self {
             sides,
             writer,
-            opener,
+            offload,
+            progress: Progress::new(Direction::ClientToBackend),
+            engine: Engine::Userspace(opener),
             post_handshake: PostHandshake::new(suite.version),
             secret,
             suite,
@@ -65,25 +83,59 @@ impl<'a> ClientToBackend<'a> {
 
     /// Relays until the client closes, then closes towards the backend. `leftover` is what came behind the handshake.
     pub(super) async fn run(&mut self, leftover: Vec<u8>) -> Result<Ended, Broken> {
+        let end = self.relay(leftover).await?;
+        self.end = Some(end);
+        if end == Ended::ClientClosed {
+            // Only close_notify proves that the client sent all it wanted to (RFC 8446 section 6.1).
+            self.sides.backend.shutdown_send();
+        } else {
+            // The backend must not take what it has for the whole. The client may still read what the backend has for
+            // it, as long as that keeps coming.
+            self.sides.watch.allow(TRUNCATION_LINGER);
+        }
+        Ok(end)
+    }
+
+    /// Relays until the client closes.
+    async fn relay(&mut self, leftover: Vec<u8>) -> Result<Ended, Broken> {
         let mut size = Size::Small;
         let mut found = self.first_turn(leftover).await?;
         while found != Found::CloseNotify {
+            let wants_promotion = self.offload.wants(&self.progress);
+            if wants_promotion && self.partial.is_empty() && self.promote()? {
+                return self.run_in_kernel().await;
+            }
             self.sides.client.readable().await.map_err(Broken::Client)?;
-            match self.turn(&mut size).await? {
+            let room = if wants_promotion { self.missing()? } else { usize::MAX };
+            match self.turn(&mut size, room).await? {
                 Some(next) => found = next,
-                None => return Ok(self.truncated()),
+                None => return Ok(Ended::ClientTruncated),
             }
         }
-        // Only close_notify proves that the client sent all it wanted to (RFC 8446 section 6.1).
-        self.sides.backend.shutdown_send();
-        Ok(*self.end.insert(Ended::ClientClosed))
+        Ok(Ended::ClientClosed)
     }
 
-    /// The client's end of stream came without close_notify: the backend must not take it for the whole. The client may
-    /// still read what the backend has for it, as long as that keeps coming.
-    fn truncated(&mut self) -> Ended {
-        self.sides.watch.allow(super::close::TRUNCATION_LINGER);
-        *self.end.insert(Ended::ClientTruncated)
+    /// Hands the opening over to the kernel, at a record boundary: everything received is opened, and the next unread
+    /// byte is a record's first. False when the kernel refuses.
+    fn promote(&mut self) -> Result<bool, Broken> {
+        let Engine::Userspace(opener) = std::mem::replace(&mut self.engine, Engine::Kernel) else {
+            return Err(Broken::Internal("direction promoted twice"));
+        };
+        let keys = opener.into_keys();
+        // A message that spans records must be followed to its end by the one who began it.
+        let is_promoted = !self.post_handshake.is_mid_message() && self.offload.install(&self.progress, &keys);
+        if !is_promoted {
+            self.engine = Engine::Userspace(Opener::new(keys)?);
+        }
+        Ok(is_promoted)
+    }
+
+    /// How many bytes the record that has begun still needs, so that a read ends at its boundary.
+    fn missing(&self) -> Result<usize, Broken> {
+        match frame_protected(self.suite.version, self.suite.aead, &self.partial)? {
+            Framing::Incomplete { needed } => Ok(needed - self.partial.len()),
+            Framing::Complete { .. } => Err(Broken::Internal("a whole record was left unopened")),
+        }
     }
 
     async fn first_turn(&mut self, leftover: Vec<u8>) -> Result<Found, Broken> {
@@ -101,12 +153,13 @@ impl<'a> ClientToBackend<'a> {
         Ok(found)
     }
 
-    /// Receives once and passes on what arrived; none at the end of the stream.
-    async fn turn(&mut self, size: &mut Size) -> Result<Option<Found>, Broken> {
+    /// Receives once, at most `room` bytes, and passes on what arrived; none at the end of the stream.
+    async fn turn(&mut self, size: &mut Size, room: usize) -> Result<Option<Found>, Broken> {
         let mut buffer = self.sides.pool.take(*size);
         let held = self.partial.len();
+        let room = room.min(buffer.len() - held);
         buffer[..held].copy_from_slice(&self.partial);
-        let received = match self.sides.client.recv(&mut buffer[held..]) {
+        let received = match self.sides.client.recv(&mut buffer[held..held + room]) {
             Ok(0) => return Ok(None),
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Found::Data)),
@@ -115,6 +168,7 @@ impl<'a> ClientToBackend<'a> {
         self.sides.watch.touch();
         let is_full = held + received == buffer.len();
         *size = size.next(received, is_full);
+        self.progress.moved(received, is_full || *size == Size::Large);
         self.process(&mut buffer, held + received).await.map(Some)
     }
 
@@ -125,10 +179,11 @@ impl<'a> ClientToBackend<'a> {
             let (bytes, parts) = buffer.split();
             let result = self.open_records(&mut bytes[..filled], &mut at, parts);
             // What was authentic before a bad record is the backend's.
-            self.send_parts(buffer).await?;
+            let sent = self.send_parts(buffer).await?;
+            self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(RelayPath::Userspace).add(sent);
             let found = result?;
             if self.writer.has_queued() {
-                self.writer.flush().await.map_err(Broken::Client)?;
+                self.writer.flush().await?;
             }
             if found != Found::ListFull {
                 self.keep_partial(&buffer[at..filled]);
@@ -156,7 +211,10 @@ impl<'a> ClientToBackend<'a> {
             let Framing::Complete { len } = frame_protected(self.suite.version, self.suite.aead, rest)? else {
                 return Ok(Found::Data);
             };
-            let opened = self.opener.open(&mut rest[..len])?;
+            let Engine::Userspace(opener) = &mut self.engine else {
+                return Err(Broken::Internal("the kernel holds the keys"));
+            };
+            let opened = opener.open(&mut rest[..len])?;
             let payload = *at + opened.payload.start..*at + opened.payload.end;
             *at += len;
             match opened.content_type {
@@ -166,20 +224,25 @@ impl<'a> ClientToBackend<'a> {
                         parts.push(Part { start: payload.start as u32, end: payload.end as u32 });
                     }
                 }
-                ContentType::Alert => {
-                    let event = self.post_handshake.alert_record(&bytes[payload])?;
-                    if self.handle(event)? == Found::CloseNotify {
+                content_type => {
+                    if self.control_record(content_type, &bytes[payload])? == Found::CloseNotify {
                         return Ok(Found::CloseNotify);
                     }
                 }
-                ContentType::Handshake => {
-                    if let Some(event) = self.post_handshake.handshake_record(&bytes[payload], Instant::now())? {
-                        self.handle(event)?;
-                    }
-                }
-                ContentType::ChangeCipherSpec => return Err(Broken::UnexpectedChangeCipherSpec),
             }
         }
+    }
+
+    /// Takes a record that is not data.
+    pub(super) fn control_record(&mut self, content_type: ContentType, payload: &[u8]) -> Result<Found, Broken> {
+        let event = match content_type {
+            ContentType::Alert => Some(self.post_handshake.alert_record(payload)?),
+            ContentType::Handshake => self.post_handshake.handshake_record(payload, Instant::now())?,
+            ContentType::ChangeCipherSpec | ContentType::ApplicationData => {
+                return Err(Broken::UnexpectedChangeCipherSpec);
+            }
+        };
+        event.map_or(Ok(Found::Data), |event| self.handle(event))
     }
 
     fn handle(&mut self, event: Event) -> Result<Found, Broken> {
@@ -206,13 +269,20 @@ impl<'a> ClientToBackend<'a> {
     fn rekey(&mut self) -> Result<(), Broken> {
         let Some(secret) = &self.secret else { return Err(Broken::Internal("KeyUpdate without a traffic secret")) };
         let next = secret.next_generation()?;
-        self.opener.rekey(next.keys(self.suite)?)?;
+        let keys = next.keys(self.suite)?;
+        match &mut self.engine {
+            Engine::Userspace(opener) => opener.rekey(keys)?,
+            Engine::Kernel if self.offload.can_rekey(Direction::ClientToBackend) => {
+                self.offload.rekey(Direction::ClientToBackend, &keys)?;
+            }
+            Engine::Kernel => return Err(Broken::RekeyUnsupported),
+        }
         self.secret = Some(next);
         Ok(())
     }
 
-    /// Sends every listed part, and empties the list.
-    async fn send_parts(&self, buffer: &mut Buffer) -> Result<(), Broken> {
+    /// Sends every listed part, and empties the list; returns the number of bytes.
+    pub(super) async fn send_parts(&self, buffer: &mut Buffer) -> Result<u64, Broken> {
         let (bytes, parts) = buffer.split();
         let total: u32 = parts.iter().map(|part| part.end - part.start).sum();
         let mut first = 0;
@@ -227,9 +297,7 @@ impl<'a> ClientToBackend<'a> {
             }
         }
         parts.clear();
-        let counter = self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(RelayPath::Userspace);
-        counter.add(u64::from(total));
-        Ok(())
+        Ok(u64::from(total))
     }
 }
 

@@ -1,63 +1,111 @@
 //! The client's sending side: data from the backend, and control records from both directions, sealed and sent in one
-//! order.
+//! order, by whichever engine holds the keys.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSliceMut};
+use std::os::fd::AsFd;
 
 use super::Sides;
 use super::close::Broken;
+use super::kernel_writer::{self, KernelWriter};
+use super::offload::{Offload, Progress};
 use crate::record::{
-    Alert, CipherSuite, ContentType, CryptoError, KEY_UPDATE_NOT_REQUESTED, PLAINTEXT_LEN_MAX, ProtocolVersion,
-    SealError, Sealer, TrafficSecret,
+    Alert, CipherSuite, ContentType, KEY_UPDATE_NOT_REQUESTED, PLAINTEXT_LEN_MAX, ProtocolVersion, SealError, Sealer,
+    TrafficSecret,
 };
 use crate::sys::socket::{Stream, VECTOR_PARTS_MAX};
+use crate::telemetry::Direction;
 
 /// Seals and sends to one client.
 ///
-/// A record is numbered when it is sealed and must be sent in that order. Data is sealed and sent by one direction
-/// without a pause between the two; a control record that the other direction seals meanwhile waits in `queued` until
-/// the data is out.
+/// A record is numbered when it is sealed and must be sent in that order. In userspace data is sealed and sent by one
+/// direction without a pause between the two; a control record that the other direction seals meanwhile waits in
+/// `queued` until the data is out. The kernel numbers records when it is given them, so there nothing has to wait.
 pub(super) struct ClientWriter<'a> {
     sides: Sides<'a>,
-    sealer: RefCell<Sealer>,
+    offload: &'a Offload<'a>,
+    engine: RefCell<Engine>,
     suite: &'static CipherSuite,
     /// TLS 1.3: the secret of the current generation.
     secret: RefCell<Option<TrafficSecret>>,
-    /// Sealed control records, to be sent next.
+    /// Sealed control records, to be sent next. Empty once the kernel seals.
     queued: RefCell<Vec<u8>>,
     /// Sealed data is partly sent: nothing else may be.
     is_sending_data: Cell<bool>,
-    payload_len: usize,
+    shape: Shape,
+}
+
+/// Who seals.
+enum Engine {
+    Userspace(Sealer),
+    Kernel(KernelWriter),
+    /// Between the two; nobody sees it, because promotion does not wait for anything.
+    Moving,
+}
+
+/// How records lie in a buffer.
+#[derive(Clone, Copy)]
+struct Shape {
     prefix_len: usize,
+    payload_len: usize,
+    /// From one record of full length to the next.
     stride: usize,
+    /// Records that one key may protect.
+    record_limit: u64,
 }
 
 impl<'a> ClientWriter<'a> {
     pub(super) fn new(
         sides: Sides<'a>,
+        offload: &'a Offload<'a>,
         sealer: Sealer,
         secret: Option<TrafficSecret>,
         suite: &'static CipherSuite,
     ) -> Self {
-        let payload_len = sealer.payload_len_max();
-        let (prefix_len, suffix_len) = (sealer.prefix_len(), sealer.suffix_len());
+        let (prefix_len, payload_len) = (sealer.prefix_len(), sealer.payload_len_max());
+        let shape = Shape {
+            prefix_len,
+            payload_len,
+            stride: prefix_len + payload_len + sealer.suffix_len(),
+            record_limit: sealer.record_limit(),
+        };
         Self {
             sides,
-            sealer: RefCell::new(sealer),
+            offload,
+            engine: RefCell::new(Engine::Userspace(sealer)),
             suite,
             secret: RefCell::new(secret),
             queued: RefCell::default(),
             is_sending_data: Cell::new(false),
-            payload_len,
-            prefix_len,
-            stride: prefix_len + payload_len + suffix_len,
+            shape,
         }
+    }
+
+    /// Hands the sealing over to the kernel; false when the kernel refuses. Everything sealed so far is with the
+    /// socket: data because the caller has none under way, control records because they are flushed first.
+    pub(super) async fn promote(&self, progress: &Progress) -> Result<bool, Broken> {
+        self.flush().await?;
+        // No wait from here on: the other direction cannot seal in between.
+        let mut engine = self.engine.borrow_mut();
+        let Engine::Userspace(sealer) = std::mem::replace(&mut *engine, Engine::Moving) else {
+            return Err(Broken::Internal("direction promoted twice"));
+        };
+        let keys = sealer.into_keys();
+        let is_promoted = self.offload.install(progress, &keys);
+        *engine = if is_promoted {
+            Engine::Kernel(KernelWriter::new(self.shape.record_limit))
+        } else {
+            // The kernel holds a copy of the keys only if it took them; the sequence number is where it was.
+            let sealer = Sealer::new(keys)?.with_record_limit(self.shape.record_limit);
+            Engine::Userspace(sealer.with_payload_len(self.shape.payload_len))
+        };
+        Ok(is_promoted)
     }
 
     /// Receives from `backend` into the payloads of as many records as `buffer` holds; 0 is the end of the stream.
     pub(super) fn receive_payloads(&self, backend: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
-        let payload = self.prefix_len..self.prefix_len + self.payload_len;
-        let mut slots = buffer.chunks_exact_mut(self.stride);
+        let payload = self.shape.prefix_len..self.shape.prefix_len + self.shape.payload_len;
+        let mut slots = buffer.chunks_exact_mut(self.shape.stride);
         if slots.len() <= 1 {
             return slots.next().map_or(Ok(0), |slot| backend.recv(&mut slot[payload]));
         }
@@ -72,12 +120,13 @@ impl<'a> ClientWriter<'a> {
 
     /// Seals the `received` bytes that [`receive_payloads`](Self::receive_payloads) laid out, where they are, and
     /// returns the length of the records: they stand at the start of `buffer`, one behind the other.
-    pub(super) fn seal_payloads(&self, buffer: &mut [u8], received: usize) -> Result<usize, SealError> {
-        let mut sealer = self.sealer.borrow_mut();
-        let overhead = self.stride - self.payload_len;
+    pub(super) fn seal_payloads(&self, buffer: &mut [u8], received: usize) -> Result<usize, Broken> {
+        let mut engine = self.engine.borrow_mut();
+        let Engine::Userspace(sealer) = &mut *engine else { return Err(Broken::Internal("the kernel holds the keys")) };
+        let overhead = self.shape.stride - self.shape.payload_len;
         let (mut left, mut start) = (received, 0);
         while left > 0 {
-            let len = left.min(self.payload_len);
+            let len = left.min(self.shape.payload_len);
             sealer.seal(ContentType::ApplicationData, &mut buffer[start..start + len + overhead])?;
             left -= len;
             start += len + overhead;
@@ -87,32 +136,38 @@ impl<'a> ClientWriter<'a> {
 
     /// How many bytes of payload a buffer of `buffer_len` bytes takes.
     pub(super) fn payload_room(&self, buffer_len: usize) -> usize {
-        self.slots(buffer_len) * self.payload_len
+        self.slots(buffer_len) * self.shape.payload_len
     }
 
     /// How many records a buffer of `buffer_len` bytes takes.
     pub(super) fn slots(&self, buffer_len: usize) -> usize {
-        (buffer_len / self.stride).clamp(1, VECTOR_PARTS_MAX)
+        (buffer_len / self.shape.stride).clamp(1, VECTOR_PARTS_MAX)
     }
 
     /// Makes sure that the key may protect `records` more: in TLS 1.3 by our own KeyUpdate when it may not.
     ///
     /// # Errors
-    /// [`Broken::RecordLimit`] in TLS 1.2, which cannot change keys: the connection closes cleanly.
+    /// [`Broken::RecordLimit`] where keys cannot be changed, which is always in TLS 1.2: the connection closes cleanly.
     pub(super) fn reserve(&self, records: usize) -> Result<(), Broken> {
-        if self.sealer.borrow().records_left() >= records as u64 {
-            return Ok(());
-        }
+        let is_spent = match &mut *self.engine.borrow_mut() {
+            Engine::Userspace(sealer) => sealer.records_left() < records as u64,
+            Engine::Kernel(kernel) => kernel.is_near_limit(self.sides.client.as_fd(), self.suite)?,
+            Engine::Moving => false,
+        };
         match self.suite.version {
-            ProtocolVersion::Tls13 => self.queue_key_update(),
+            _ if !is_spent => Ok(()),
+            ProtocolVersion::Tls13 => self.queue_key_update().map_err(|error| match error {
+                Broken::RekeyUnsupported => Broken::RecordLimit,
+                other => other,
+            }),
             ProtocolVersion::Tls12 => Err(Broken::RecordLimit),
         }
     }
 
-    /// Sends sealed data. On return everything is with the kernel, control records that came up meanwhile too.
+    /// Sends sealed data. On return everything is with the socket, control records that came up meanwhile too.
     ///
     /// Cancel safety: not safe; dropped midway it leaves a record half sent, and nothing more can be sent then.
-    pub(super) async fn send_data(&self, mut records: &[u8]) -> io::Result<()> {
+    pub(super) async fn send_data(&self, mut records: &[u8]) -> Result<(), Broken> {
         self.is_sending_data.set(true);
         while !records.is_empty() {
             match self.sides.client.send(records) {
@@ -120,48 +175,80 @@ impl<'a> ClientWriter<'a> {
                     records = &records[len..];
                     self.sides.watch.touch();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sides.client.writable().await?,
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable().await?,
+                Err(error) => return Err(Broken::Client(error)),
             }
         }
         self.is_sending_data.set(false);
         self.flush().await
     }
 
-    /// Seals a control record and puts it behind those that wait.
-    pub(super) fn queue(&self, content_type: ContentType, payload: &[u8]) -> Result<(), SealError> {
-        self.sealer.borrow_mut().seal_control(content_type, payload, &mut self.queued.borrow_mut())
+    /// Takes note of bytes that were given to the kernel to seal.
+    pub(super) fn sent_to_kernel(&self, bytes: usize) {
+        if let Engine::Kernel(kernel) = &mut *self.engine.borrow_mut() {
+            kernel.sent(bytes);
+        }
+        self.sides.watch.touch();
+    }
+
+    /// Queues an alert behind what was sealed before.
+    pub(super) fn queue_alert(&self, alert: Alert) -> Result<(), Broken> {
+        match &mut *self.engine.borrow_mut() {
+            Engine::Userspace(sealer) => self.seal_control(sealer, ContentType::Alert, &alert.encode())?,
+            Engine::Kernel(kernel) => kernel.queue_alert(alert),
+            Engine::Moving => {}
+        }
+        Ok(())
     }
 
     /// Announces new keys and goes on with them (RFC 8446 section 4.6.3).
+    ///
+    /// # Errors
+    /// [`Broken::RekeyUnsupported`] when the kernel holds the keys and cannot replace them.
     pub(super) fn queue_key_update(&self) -> Result<(), Broken> {
-        self.queue(ContentType::Handshake, &KEY_UPDATE_NOT_REQUESTED)?;
-        let mut secret = self.secret.borrow_mut();
-        let next = match secret.as_ref() {
-            Some(current) => current.next_generation()?,
-            None => return Err(Broken::Internal("KeyUpdate without a traffic secret")),
-        };
-        self.sealer.borrow_mut().rekey(next.keys(self.suite)?)?;
-        *secret = Some(next);
-        self.sides.metrics.key_updates_sent.increment();
+        match &mut *self.engine.borrow_mut() {
+            Engine::Userspace(sealer) => {
+                self.seal_control(sealer, ContentType::Handshake, &KEY_UPDATE_NOT_REQUESTED)?;
+                self.rekey(sealer)?;
+            }
+            Engine::Kernel(_) if !self.offload.can_rekey(Direction::BackendToClient) => {
+                return Err(Broken::RekeyUnsupported);
+            }
+            Engine::Kernel(kernel) => kernel.queue_key_update(),
+            Engine::Moving => {}
+        }
         Ok(())
     }
 
     /// Sends the waiting control records, unless data is on its way: then they follow it.
     ///
     /// Cancel safety: safe; what is not sent stays queued.
-    pub(super) async fn flush(&self) -> io::Result<()> {
+    pub(super) async fn flush(&self) -> Result<(), Broken> {
         while self.has_queued() && !self.is_sending_data.get() {
             if !self.flush_now()? {
-                self.sides.client.writable().await?;
+                self.wait_writable().await?;
             }
         }
+        Ok(())
+    }
+
+    /// Ends the stream towards the client: close_notify, then FIN, behind everything sent before.
+    ///
+    /// Cancel safety: safe; the stream is then not ended.
+    pub(super) async fn close(&self) -> Result<(), Broken> {
+        if self.is_promoted() {
+            kernel_writer::wait_for_room(self.sides).await.map_err(Broken::Client)?;
+        }
+        self.queue_alert(Alert::CLOSE_NOTIFY)?;
+        self.flush().await?;
+        self.sides.client.shutdown_send();
         Ok(())
     }
 
     /// Whether control records wait.
     pub(super) fn has_queued(&self) -> bool {
         !self.queued.borrow().is_empty()
+            || matches!(&*self.engine.borrow(), Engine::Kernel(kernel) if kernel.has_queued())
     }
 
     /// Whether an alert can still reach the client: it cannot in the middle of a data record.
@@ -169,13 +256,35 @@ impl<'a> ClientWriter<'a> {
         !self.is_sending_data.get()
     }
 
-    /// Queues an alert.
-    pub(super) fn queue_alert(&self, alert: Alert) -> Result<(), SealError> {
-        self.queue(ContentType::Alert, &alert.encode())
+    fn is_promoted(&self) -> bool {
+        matches!(*self.engine.borrow(), Engine::Kernel(_))
+    }
+
+    async fn wait_writable(&self) -> Result<(), Broken> {
+        self.sides.client.writable().await.map_err(Broken::Client)
+    }
+
+    fn seal_control(&self, sealer: &mut Sealer, content_type: ContentType, payload: &[u8]) -> Result<(), SealError> {
+        sealer.seal_control(content_type, payload, &mut self.queued.borrow_mut())
+    }
+
+    fn rekey(&self, sealer: &mut Sealer) -> Result<(), Broken> {
+        let mut secret = self.secret.borrow_mut();
+        let next = match secret.as_ref() {
+            Some(current) => current.next_generation()?,
+            None => return Err(Broken::Internal("KeyUpdate without a traffic secret")),
+        };
+        sealer.rekey(next.keys(self.suite)?)?;
+        *secret = Some(next);
+        self.sides.metrics.key_updates_sent.increment();
+        Ok(())
     }
 
     /// Sends what the socket takes of the waiting control records; true when none are left.
-    fn flush_now(&self) -> io::Result<bool> {
+    fn flush_now(&self) -> Result<bool, Broken> {
+        if let Engine::Kernel(kernel) = &mut *self.engine.borrow_mut() {
+            return kernel.flush_now(self.sides, self.offload, &mut self.secret.borrow_mut(), self.suite);
+        }
         let mut queued = self.queued.borrow_mut();
         match self.sides.client.send(&queued) {
             Ok(len) if len == queued.len() => {
@@ -187,14 +296,8 @@ impl<'a> ClientWriter<'a> {
                 Ok(false)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => Err(Broken::Client(error)),
         }
-    }
-}
-
-impl From<CryptoError> for Broken {
-    fn from(error: CryptoError) -> Self {
-        Self::Crypto(error)
     }
 }
 

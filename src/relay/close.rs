@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::client_writer::ClientWriter;
 use super::{Outcome, Sides};
+use crate::ktls::InstallError;
+use crate::ktls::control::RecordFault;
 use crate::record::{
     Alert, AlertDescription, ContentType, CryptoError, Handover, OpenError, PostHandshakeError, SealError, Sealer,
 };
@@ -50,10 +52,18 @@ pub(super) enum Broken {
     UnexpectedChangeCipherSpec,
     #[error("the key has protected as many records as it may")]
     RecordLimit,
+    #[error("client's record was refused by the kernel: {0:?}")]
+    KernelFault(RecordFault),
+    #[error("the kernel cannot replace the keys that a KeyUpdate ends")]
+    RekeyUnsupported,
+    #[error("kernel TLS: {0}")]
+    Install(#[from] InstallError),
+    #[error("pipe: {0}")]
+    Resource(io::Error),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
-    Crypto(CryptoError),
+    Crypto(#[from] CryptoError),
     #[error("{0}")]
     Internal(&'static str),
 }
@@ -64,10 +74,13 @@ impl Broken {
             Self::Client(_) => CloseReason::ClientFailed,
             Self::Backend(_) => CloseReason::BackendFailed,
             Self::AlertReceived(_) => CloseReason::AlertReceived,
-            Self::Record(_) => CloseReason::BadRecord,
+            Self::Record(_) | Self::KernelFault(_) => CloseReason::BadRecord,
+            Self::RekeyUnsupported => CloseReason::RekeyUnsupported,
             Self::PostHandshake(_) | Self::UnexpectedChangeCipherSpec => CloseReason::ProtocolViolation,
             Self::RecordLimit => CloseReason::RecordLimit,
-            Self::Seal(_) | Self::Crypto(_) | Self::Internal(_) => CloseReason::Internal,
+            Self::Install(_) | Self::Resource(_) | Self::Seal(_) | Self::Crypto(_) | Self::Internal(_) => {
+                CloseReason::Internal
+            }
         }
     }
 
@@ -80,7 +93,13 @@ impl Broken {
             Self::Record(error) => Some(Alert::fatal(error.alert())),
             Self::PostHandshake(error) => Some(Alert::fatal(error.alert())),
             Self::UnexpectedChangeCipherSpec => Some(Alert::fatal(AlertDescription::UnexpectedMessage)),
-            Self::Seal(_) | Self::Crypto(_) | Self::Internal(_) => Some(Alert::fatal(AlertDescription::InternalError)),
+            Self::KernelFault(fault) => Some(Alert::fatal(fault.alert())),
+            Self::RekeyUnsupported
+            | Self::Install(_)
+            | Self::Resource(_)
+            | Self::Seal(_)
+            | Self::Crypto(_)
+            | Self::Internal(_) => Some(Alert::fatal(AlertDescription::InternalError)),
         }
     }
 }
@@ -119,6 +138,10 @@ pub(super) async fn tell_client(sides: Sides<'_>, writer: &ClientWriter<'_>, bro
     match reason {
         CloseReason::Internal => tracing::error!(error = %broken, "connection ended by a bug"),
         _ => tracing::debug!(error = %broken, reason = reason.label(), "connection ended"),
+    }
+    if let Broken::KernelFault(_) = broken {
+        // The kernel leaves the fault pending on the socket, where it would fail the sending of the alert.
+        let _ = sides.client.take_error();
     }
     if let Some(alert) = broken.alert() {
         send_alert(sides, writer, alert).await;

@@ -9,6 +9,11 @@ mod buffer;
 mod client_to_backend;
 mod client_writer;
 mod close;
+mod kernel_receive;
+mod kernel_send;
+mod kernel_writer;
+mod offload;
+mod pipe;
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,7 +22,9 @@ use std::time::Duration;
 
 pub use buffer::{BufferPool, LARGE_LEN};
 pub use close::{close_without_backend, linger};
+pub use pipe::PipePool;
 
+use crate::ktls;
 use crate::record::{Handover, Opener, Sealer};
 use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, WorkerMetrics};
@@ -26,6 +33,7 @@ use backend_to_client::BackendToClient;
 use client_to_backend::ClientToBackend;
 use client_writer::ClientWriter;
 use close::{Broken, Ended};
+use offload::Offload;
 
 /// What a relay works with: the sockets and what the worker lends.
 #[derive(Clone, Copy)]
@@ -40,6 +48,12 @@ pub struct Sides<'a> {
     pub watch: &'a Watch,
     /// The worker's counters.
     pub metrics: &'a WorkerMetrics,
+    /// The worker's pipes.
+    pub pipes: &'a Rc<PipePool>,
+    /// When record protection moves to the kernel.
+    pub kernel_tls: &'a ktls::Settings,
+    /// What the kernel can do.
+    pub capabilities: &'a ktls::Capabilities,
     /// How long without a byte ends the connection.
     pub idle_timeout: Duration,
     /// How long the client may take to answer our close.
@@ -71,9 +85,10 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
         None => sealer,
     };
     let (client_secret, server_secret) = handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
-    let writer = ClientWriter::new(sides, sealer, server_secret, suite);
-    let mut opening = ClientToBackend::new(sides, &writer, opener, client_secret, suite);
-    let sealing = BackendToClient::new(sides, &writer);
+    let offload = Offload::new(sides, suite, handover.max_fragment_length);
+    let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
+    let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
+    let sealing = BackendToClient::new(sides, &writer, &offload);
     sides.watch.allow(sides.idle_timeout);
     let result = {
         let (opened, sealed) = (pin!(opening.run(handover.leftover)), pin!(sealing.run()));

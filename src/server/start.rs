@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::settings::Settings;
+use crate::ktls;
 use crate::sys::socket;
 use crate::telemetry::WorkerMetrics;
 use crate::tls::identity::{Identity, IdentityError};
@@ -23,6 +24,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     certificates_not_after: Vec<SystemTime>,
     ring: Ring,
+    capabilities: Arc<ktls::Capabilities>,
 }
 
 /// Why the proxy could not start.
@@ -49,6 +51,14 @@ pub enum StartError {
     /// The machine: no io_uring, where the configuration demands it.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// The machine: no kernel TLS, where the configuration demands it.
+    #[error("listener {listener}: {source}")]
+    KernelTls {
+        /// The listener.
+        listener: String,
+        /// What is missing, and what to do about it.
+        source: ktls::RequirementUnmet,
+    },
     /// The machine: no thread or descriptor left.
     #[error("worker {index} cannot be started: {source}")]
     Spawn {
@@ -67,6 +77,7 @@ impl Server {
     /// [`Server::wait`].
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let identities = load_identities(settings)?;
+        let capabilities = Arc::new(probe_kernel_tls(settings)?);
         let (ring, ring_error) = worker::choose_ring(settings.workers.io)?;
         if let Some(error) = ring_error {
             tracing::warn!("{error}; workers wait with epoll instead, which costs throughput (workers.io)");
@@ -75,7 +86,8 @@ impl Server {
         let (mut sockets, addresses) = bind_all(settings, worker_count)?;
         let metrics: Vec<_> = (0..worker_count).map(|_| Arc::<WorkerMetrics>::default()).collect();
         let certificates_not_after = identities.iter().map(|identity| identity.not_after()).collect();
-        let mut server = Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring };
+        let mut server =
+            Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities };
         for (index, cpu) in settings.workers.cpus.iter().enumerate() {
             let plan = Plan {
                 index,
@@ -85,6 +97,7 @@ impl Server {
                 buffer_bytes_max: settings.workers.buffer_bytes_max,
                 listeners: plan_listeners(settings, &identities, sockets.remove(0)),
                 tickets_per_handshake: if settings.tickets.lifetime.is_zero() { 0 } else { settings.tickets.count },
+                capabilities: Arc::clone(&server.capabilities),
                 metrics: Arc::clone(&server.metrics[index]),
             };
             match worker::spawn(plan) {
@@ -111,6 +124,11 @@ impl Server {
     /// How the workers wait for their sockets.
     pub fn ring(&self) -> Ring {
         self.ring
+    }
+
+    /// What the kernel can do for TLS.
+    pub fn capabilities(&self) -> &ktls::Capabilities {
+        &self.capabilities
     }
 
     /// The counters of each worker.
@@ -179,8 +197,35 @@ impl Server {
     pub(super) fn over_threads(threads: Vec<std::thread::JoinHandle<Result<(), WorkerError>>>) -> Self {
         let workers: Vec<_> = threads.into_iter().map(|thread| Some(worker::Handle::over_thread(thread))).collect();
         let metrics = workers.iter().map(|_| Arc::default()).collect();
-        Self { workers, metrics, addresses: Vec::new(), certificates_not_after: Vec::new(), ring: Ring::Epoll }
+        let capabilities = Arc::new(ktls::Capabilities::unasked());
+        let (addresses, certificates_not_after) = (Vec::new(), Vec::new());
+        Self { workers, metrics, addresses, certificates_not_after, ring: Ring::Epoll, capabilities }
     }
+}
+
+/// Finds out what the kernel can do, unless nobody wants to know.
+fn probe_kernel_tls(settings: &Settings) -> Result<ktls::Capabilities, StartError> {
+    if settings.listeners.iter().all(|listener| listener.kernel_tls.mode == ktls::Mode::Off) {
+        return Ok(ktls::Capabilities::unasked());
+    }
+    let capabilities = ktls::probe();
+    for listener in &settings.listeners {
+        let error = |source| StartError::KernelTls { listener: listener.name.clone(), source };
+        listener.kernel_tls.check_at_start(&capabilities).map_err(error)?;
+    }
+    match &capabilities.absent {
+        Some(absence) => {
+            let remedy = absence.remedy();
+            tracing::warn!("no kernel TLS: {absence}; records are protected in userspace (remedy: {remedy})");
+        }
+        None if capabilities.has_remote_bug() => {
+            let bugs: Vec<_> = capabilities.known_bugs.iter().map(|bug| bug.id).collect();
+            let bugs = bugs.join(", ");
+            tracing::warn!("Linux {} has {bugs} in its kernel TLS (listener.kernel_tls_known_bugs)", capabilities.kernel);
+        }
+        None => tracing::info!(suites = capabilities.suites.len(), "kernel TLS is available"),
+    }
+    Ok(capabilities)
 }
 
 fn load_identities(settings: &Settings) -> Result<Vec<Arc<Identity>>, StartError> {

@@ -84,6 +84,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -99,10 +101,9 @@ mod tests {
         let pipe = Pipe::new().unwrap();
         assert_eq!(pipe.fill(receiver.as_fd(), 4096).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         sender.write_all(b"spliced").unwrap();
-        let mut moved = 0;
-        while moved < 7 {
-            moved += pipe.fill(receiver.as_fd(), 4096).unwrap_or(0);
-        }
+        let timeout = PollTimeout::from(10_000_u16);
+        assert_eq!(poll(&mut [PollFd::new(receiver.as_fd(), PollFlags::POLLIN)], timeout).unwrap(), 1);
+        assert_eq!(pipe.fill(receiver.as_fd(), 4096).unwrap(), 7);
         assert_eq!(pipe.queued_bytes().unwrap(), 7);
         assert_eq!(pipe.drain(out.as_fd(), 7).unwrap(), 7);
         let mut bytes = [0; 7];

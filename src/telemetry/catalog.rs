@@ -173,6 +173,9 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         key_updates_received,
         key_updates_sent,
         renegotiations_refused,
+        kernel_tls_promoted,
+        kernel_tls_kept,
+        kernel_tls_rekeyed,
         panics,
     } = worker;
     vec![
@@ -196,6 +199,9 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
             key_updates_sent,
         ),
         read("sluice_renegotiations_refused", "TLS 1.2 renegotiations refused", renegotiations_refused),
+        read("sluice_kernel_tls_promoted", "Directions handed over to kernel TLS", kernel_tls_promoted),
+        read("sluice_kernel_tls_kept", "Directions that stayed in userspace to their end, by why", kernel_tls_kept),
+        read("sluice_kernel_tls_rekeyed", "Keys of promoted directions that were replaced", kernel_tls_rekeyed),
         read("sluice_panics", "Panics contained in their connection; each one is a bug to report", panics),
     ]
 }

@@ -30,6 +30,8 @@ label_enum! {
         CloseTimeout = "close_timeout",
         /// TLS 1.2: the key has protected as much as it may.
         RecordLimit = "record_limit",
+        /// A KeyUpdate that the kernel, which holds the keys, cannot follow (before Linux 6.14).
+        RekeyUnsupported = "rekey_unsupported",
         /// The handshake did not complete.
         HandshakeFailed = "handshake_failed",
         /// The process is going down.
@@ -147,5 +149,29 @@ label_enum! {
         TimedOut = "timed_out",
         /// Anything else.
         Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// Why a direction is kept in userspace.
+    pub enum KeepReason as "reason" {
+        /// The listener's setting is `off`.
+        PolicyOff = "policy_off",
+        /// The kernel has no TLS.
+        NoKernelTls = "no_kernel_tls",
+        /// The kernel has a published bug, and the setting refuses such kernels.
+        KnownBug = "known_bug",
+        /// The kernel does not protect this direction with the negotiated version and algorithm.
+        Suite = "suite",
+        /// The client negotiated a `max_fragment_length` that the kernel cannot keep.
+        MaxFragmentLength = "max_fragment_length",
+        /// It has not proved bulky; may change.
+        TooSmall = "too_small",
+        /// The connection was no longer established when kernel TLS was to be attached.
+        NotEstablished = "not_established",
+        /// The kernel had no memory.
+        OutOfMemory = "out_of_memory",
+        /// The kernel refused for another reason.
+        SetsockoptFailed = "setsockopt_failed",
     }
 }

@@ -10,7 +10,7 @@ mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use label::{
-    AcceptError, CloseReason, DialResult, Direction, FailureReason, Kind, RelayPath, Version,
+    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version,
 };
 pub use process::{ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
 pub use worker::WorkerMetrics;

@@ -1,7 +1,7 @@
 //! What one worker counts.
 
 use super::cell::{ByLabel, Counter, Gauge};
-use super::label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, Kind, RelayPath, Version};
+use super::label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version};
 
 /// The counters of one worker: written by it alone, read by the scrape.
 ///
@@ -33,6 +33,12 @@ pub struct WorkerMetrics {
     pub key_updates_sent: Counter,
     /// TLS 1.2 renegotiations refused.
     pub renegotiations_refused: Counter,
+    /// Directions handed over to kernel TLS.
+    pub kernel_tls_promoted: ByLabel<Direction>,
+    /// Directions that stayed in userspace to their end, by why.
+    pub kernel_tls_kept: ByLabel<Direction, ByLabel<KeepReason>>,
+    /// Keys of promoted directions that were replaced.
+    pub kernel_tls_rekeyed: ByLabel<Direction>,
     /// Panics in a connection, each contained.
     pub panics: Counter,
 }

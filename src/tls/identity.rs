@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Private};
 use openssl::x509::{X509, X509VerifyResult};
 use zeroize::Zeroizing;
@@ -68,6 +69,9 @@ impl Identity {
         if !leaf.public_key().map_err(malformed)?.public_eq(&key.key) {
             return Err(IdentityError::KeyMismatch { chain: files.chain.clone(), key: files.key.clone() });
         }
+        if let Some(position) = weak_intermediate(&chain) {
+            return Err(IdentityError::WeakIntermediate { path: files.chain.clone(), position });
+        }
         let not_before = system_time(leaf.not_before()).map_err(malformed)?;
         let not_after = system_time(leaf.not_after()).map_err(malformed)?;
         Ok(Self { chain, key: key.key, not_before, not_after, key_file_mode: key.file_mode })
@@ -116,6 +120,17 @@ impl Identity {
             .iter()
             .zip(self.chain.iter().skip(1))
             .position(|(subject, issuer)| issuer.issued(subject) != X509VerifyResult::OK)
+    }
+
+    /// The position, from 1, of the first certificate that is signed with SHA-1 or MD5. OpenSSL serves it, clients
+    /// refuse it. What self-signed certificates say of themselves proves nothing and is not looked at.
+    pub fn weak_signature(&self) -> Option<usize> {
+        let is_weak = |certificate: &X509| {
+            let algorithms = certificate.signature_algorithm().object().nid().signature_algorithms();
+            algorithms.is_some_and(|algorithms| WEAK_DIGESTS.contains(&algorithms.digest))
+                && certificate.issued(certificate) != X509VerifyResult::OK
+        };
+        self.chain.iter().zip(1..).find(|(certificate, _)| is_weak(certificate)).map(|(_, position)| position)
     }
 }
 
@@ -237,8 +252,16 @@ pub enum IdentityError {
         /// Its modulus.
         bits: u32,
     },
-    /// Neither RSA nor ECDSA nor Ed25519.
-    #[error("key {} is neither RSA nor ECDSA nor Ed25519", path.display())]
+    /// An intermediate with a key below 112 bits of strength, such as RSA below 2048 bits.
+    #[error("certificate {position} of {} has a key of less than {SECURITY_BITS_MIN} bits of strength", path.display())]
+    WeakIntermediate {
+        /// The certificate file.
+        path: PathBuf,
+        /// Which certificate of it, from 1.
+        position: usize,
+    },
+    /// Neither RSA nor ECDSA on a curve of TLS 1.3 nor Ed25519.
+    #[error("key {} is neither RSA nor ECDSA on P-256, P-384 or P-521 nor Ed25519", path.display())]
     UnsupportedKey {
         /// The key file.
         path: PathBuf,
@@ -255,7 +278,7 @@ impl IdentityError {
             | Self::TooLarge { file, .. }
             | Self::NotPem { file, .. }
             | Self::Malformed { file, .. } => *file,
-            Self::NoCertificate { .. } => File::Chain,
+            Self::NoCertificate { .. } | Self::WeakIntermediate { .. } => File::Chain,
             Self::NoKey { .. }
             | Self::EncryptedKey { .. }
             | Self::KeyMismatch { .. }
@@ -328,9 +351,21 @@ fn check_strength(path: &Path, key: &PKey<Private>) -> Result<(), IdentityError>
         Id::RSA | Id::RSA_PSS if key.bits() < RSA_BITS_MIN => {
             Err(IdentityError::WeakKey { path: path.to_owned(), bits: key.bits() })
         }
-        Id::RSA | Id::RSA_PSS | Id::EC | Id::ED25519 => Ok(()),
+        Id::RSA | Id::RSA_PSS | Id::ED25519 => Ok(()),
+        // RFC 8446 section 4.2.3: the ecdsa schemes name their curves.
+        Id::EC if key.ec_key().is_ok_and(|key| key.group().curve_name().is_some_and(|name| CURVES.contains(&name))) => {
+            Ok(())
+        }
         _ => Err(IdentityError::UnsupportedKey { path: path.to_owned() }),
     }
+}
+
+/// The first intermediate, counted from 1, whose key OpenSSL refuses at security level 2: it would fail every handshake.
+/// The key of the certificate itself is looked at in its own file.
+fn weak_intermediate(chain: &[X509]) -> Option<usize> {
+    let is_weak =
+        |certificate: &X509| certificate.public_key().is_ok_and(|key| key.security_bits() < SECURITY_BITS_MIN);
+    chain.iter().zip(1..).skip(1).find(|(certificate, _)| is_weak(certificate)).map(|(_, position)| position)
 }
 
 /// Dates before 1970 are given as 1970: nothing that is served was valid then.
@@ -350,4 +385,115 @@ pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Smallest RSA modulus: NIST SP 800-131A, and what every browser asks for.
 pub const RSA_BITS_MIN: u32 = 2048;
 
+/// OpenSSL's security level 2.
+const SECURITY_BITS_MIN: u32 = 112;
+
+const WEAK_DIGESTS: [Nid; 2] = [Nid::MD5, Nid::SHA1];
+
+const CURVES: [Nid; 3] = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1];
+
 const SECONDS_PER_DAY: i64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::x509::X509Name;
+    use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A pair of files; the certificate is valid from 1 000 000 000 to 2 000 000 000 seconds after 1970.
+    fn pair(folder: &TempDir, name: &str) -> CertificateFiles {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509Name::builder().unwrap();
+        subject.append_entry_by_text("CN", name).unwrap();
+        let subject = subject.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(&subject).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(1_000_000_000).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(2_000_000_000).unwrap()).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let path = |suffix| folder.path().join(format!("{name}.{suffix}"));
+        let files = CertificateFiles { chain: path("crt"), key: path("key") };
+        fs::write(&files.chain, builder.build().to_pem().unwrap()).unwrap();
+        fs::write(&files.key, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        files
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn identity_of_a_good_pair_has_its_chain_key_and_dates() {
+        let folder = TempDir::new().unwrap();
+        let identity = Identity::load(&pair(&folder, "edge")).unwrap();
+        assert_eq!(identity.chain().len(), 1);
+        assert!(identity.chain()[0].public_key().unwrap().public_eq(identity.key()));
+        assert_eq!((identity.not_before(), identity.not_after()), (at(1_000_000_000), at(2_000_000_000)));
+        assert_eq!(identity.chain_gap(), None);
+    }
+
+    #[test]
+    fn validity_includes_both_ends() {
+        let folder = TempDir::new().unwrap();
+        let identity = Identity::load(&pair(&folder, "edge")).unwrap();
+        assert_eq!(identity.validity_at(at(999_999_999)), Validity::NotYetValid);
+        assert_eq!(identity.validity_at(at(1_000_000_000)), Validity::Valid);
+        assert_eq!(identity.validity_at(at(2_000_000_000)), Validity::Valid);
+        assert_eq!(identity.validity_at(at(2_000_000_001)), Validity::Expired);
+    }
+
+    #[test]
+    fn key_of_another_certificate_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let (edge, other) = (pair(&folder, "edge"), pair(&folder, "other"));
+        let mixed = CertificateFiles { chain: edge.chain, key: other.key };
+        let error = Identity::load(&mixed).unwrap_err();
+        assert!(matches!(error, IdentityError::KeyMismatch { .. }) && error.file() == File::Key, "{error}");
+    }
+
+    #[test]
+    fn errors_of_both_files_are_given_together() {
+        let folder = TempDir::new().unwrap();
+        let files = pair(&folder, "edge");
+        fs::remove_file(&files.chain).unwrap();
+        fs::write(&files.key, "nothing of use").unwrap();
+        let errors = Identity::load_with_all_errors(&files).unwrap_err();
+        let [IdentityError::Read { .. }, IdentityError::NotPem { .. }] = &errors[..] else { panic!("{errors:?}") };
+    }
+
+    #[test]
+    fn chain_with_a_stranger_in_it_has_a_gap_there() {
+        let folder = TempDir::new().unwrap();
+        let (edge, other) = (pair(&folder, "edge"), pair(&folder, "other"));
+        let [mut chain, stranger] = [&edge.chain, &other.chain].map(|path| fs::read(path).unwrap());
+        chain.extend(stranger);
+        fs::write(&edge.chain, chain).unwrap();
+        assert_eq!(Identity::load(&edge).unwrap().chain_gap(), Some(0));
+    }
+
+    #[test]
+    fn key_file_that_everybody_can_read_is_told() {
+        let folder = TempDir::new().unwrap();
+        let files = pair(&folder, "edge");
+        for (mode, expected) in [(0o600, false), (0o640, false), (0o644, true)] {
+            fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Identity::load(&files).unwrap().key_file_is_world_readable(), expected, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn debug_output_names_the_subject_and_nothing_of_the_key() {
+        let folder = TempDir::new().unwrap();
+        let text = format!("{:?}", Identity::load(&pair(&folder, "edge")).unwrap());
+        assert!(text.contains("edge") && !text.to_lowercase().contains("key"), "{text}");
+    }
+}

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::settings::Timeouts;
 use crate::backend::Servers;
-use crate::relay::BufferPool;
+use crate::ktls;
+use crate::relay::{BufferPool, PipePool};
 use crate::telemetry::WorkerMetrics;
 use crate::timer::Wheel;
 use crate::tls;
@@ -16,7 +17,9 @@ use crate::tls;
 /// The worker's own things; nothing in it is shared with another thread but the counters.
 pub(super) struct WorkerContext {
     pub(super) pool: Rc<BufferPool>,
+    pub(super) pipes: Rc<PipePool>,
     pub(super) wheel: Rc<Wheel>,
+    pub(super) capabilities: Arc<ktls::Capabilities>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) failure_log: LogLimit,
     open_count: Cell<usize>,
@@ -32,6 +35,7 @@ pub(super) struct Listener {
     pub(super) tls: tls::Context,
     pub(super) servers: Rc<Servers>,
     pub(super) connect_timeout: Duration,
+    pub(super) kernel_tls: ktls::Settings,
     pub(super) timeouts: Timeouts,
 }
 
@@ -41,9 +45,16 @@ pub(super) struct Place {
 }
 
 impl WorkerContext {
-    pub(super) fn new(connections_max: usize, buffer_bytes_max: usize, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    pub(super) fn new(
+        connections_max: usize,
+        buffer_bytes_max: usize,
+        capabilities: Arc<ktls::Capabilities>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             pool: BufferPool::new(buffer_bytes_max),
+            pipes: Rc::default(),
+            capabilities,
             wheel: Wheel::new(Instant::now()),
             metrics,
             failure_log: LogLimit::default(),

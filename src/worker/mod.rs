@@ -22,6 +22,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::backend::{self, Servers};
+use crate::ktls;
 use crate::sys::socket::Acceptor;
 use crate::telemetry::WorkerMetrics;
 use crate::timer;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// Tickets issued per TLS 1.3 handshake.
     pub tickets_per_handshake: usize,
+    /// What the kernel can do for TLS.
+    pub capabilities: Arc<ktls::Capabilities>,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
 }
@@ -131,7 +134,8 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     pin_to(plan.cpu).map_err(|source| WorkerError::Pin { index, cpu: plan.cpu, source })?;
     let start_error = |source| WorkerError::Start { index, source };
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
-    let worker = WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, Arc::clone(&plan.metrics));
+    let worker =
+        WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, plan.capabilities, plan.metrics);
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
         for listener in plan.listeners {
@@ -183,6 +187,7 @@ fn open(plan: ListenerPlan, worker: usize, tickets: usize) -> Result<(Acceptor, 
         tls,
         servers: Rc::new(Servers::new(&backend, worker)?),
         connect_timeout: backend.connect_timeout,
+        kernel_tls: settings.kernel_tls,
         timeouts: settings.timeouts,
         name: settings.name,
     };

@@ -27,9 +27,9 @@ impl Settings {
 }
 
 /// Open client connections per worker unless configured otherwise.
-pub const CONNECTIONS_MAX: usize = 65_536;
+const CONNECTIONS_MAX: usize = 65_536;
 /// Bytes of large relay buffers per worker unless configured otherwise.
-pub const BUFFER_BYTES_MAX: usize = 64 << 20;
+const BUFFER_BYTES_MAX: usize = 64 << 20;
 
 impl Default for Timeouts {
     fn default() -> Self {

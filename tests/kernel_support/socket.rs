@@ -75,6 +75,27 @@ pub fn send_all(mut stream: &TcpStream, mut bytes: &[u8]) {
     }
 }
 
+/// Sends until the buffer is full and stays so, and returns what was sent.
+///
+/// What is on its way to the peer's buffer makes room once more, and what was sealed is pushed by a worker of the kernel:
+/// so the buffer has to stay full for a while to count as full.
+pub fn stuff(mut stream: &TcpStream) -> Vec<u8> {
+    const SETTLED: Duration = Duration::from_millis(300);
+    let chunk = super::pattern(16 * 1024);
+    let mut sent = Vec::new();
+    loop {
+        // Full for `poll` is a third of the buffer earlier than full for `write`, so both have to say so.
+        let is_settled = !becomes(stream, PollFlags::POLLOUT, SETTLED);
+        let before = sent.len();
+        while let Ok(len) = stream.write(&chunk) {
+            sent.extend_from_slice(&chunk[..len]);
+        }
+        if is_settled && sent.len() == before {
+            return sent;
+        }
+    }
+}
+
 /// Reads exactly `len` bytes as they came over the wire.
 pub fn read_exactly(mut stream: &TcpStream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];

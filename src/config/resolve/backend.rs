@@ -28,8 +28,8 @@ pub(super) fn resolve_all(
     report: &mut Report,
 ) -> Vec<Resolved> {
     if raw.is_empty() {
-        let finding = Diagnostic::error("no backend is configured");
-        report.push(finding.help("add a section [[backend]] with a name and servers = [\"127.0.0.1:8080\"]"));
+        let help = "add a section [[backend]] with a name and servers = [\"127.0.0.1:8080\"]";
+        report.missing_section("backend", help);
     }
     if let Some(beyond) = raw.get(limit::BACKEND_COUNT_MAX) {
         let finding = Diagnostic::error("too many backends");
@@ -112,17 +112,20 @@ fn check_server(
     }
 }
 
-/// A backend that no listener names is probably a slip.
+/// A backend that no listener names is probably a slip. Not said where a listener names one that does not exist: that
+/// is the slip then.
 pub(super) fn warn_unused(backends: &[Resolved], listeners: &[Spanned<raw::Listener>], report: &mut Report) {
     let used: Vec<&String> = listeners
         .iter()
         .filter_map(|listener| listener.get_ref().backend.written())
         .filter_map(|(_, name)| name.ok())
         .collect();
-    for (name, span) in backends.iter().filter_map(|backend| backend.name.as_ref()) {
-        if !used.contains(&name) {
-            let finding = Diagnostic::warning(format!("no listener uses backend {}", quote(name)));
-            report.push_at(finding.help("name it in a listener, or remove it"), span, "never used");
-        }
+    let named = || backends.iter().filter_map(|backend| backend.name.as_ref());
+    if used.iter().any(|name| !named().any(|(other, _)| other == *name)) {
+        return;
+    }
+    for (name, span) in named().filter(|(name, _)| !used.contains(&name)) {
+        let finding = Diagnostic::warning(format!("no listener uses backend {}", quote(name)));
+        report.push_at(finding.help("name it in a listener, or remove it"), span, "never used");
     }
 }

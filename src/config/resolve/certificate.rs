@@ -80,6 +80,11 @@ fn warn(
         let found = format!("certificate {} was not issued by certificate {}", position + 1, position + 2);
         report.push_at(finding, chain, found);
     }
+    if let Some(position) = identity.weak_signature() {
+        let finding = Diagnostic::warning("the certificate chain is signed with SHA-1 or MD5")
+            .help("clients will refuse it: ask the issuer for SHA-256");
+        report.push_at(finding, chain, format!("certificate {position}"));
+    }
     if identity.key_file_is_world_readable() {
         let finding = Diagnostic::warning("every user of this machine can read the private key")
             .help(format!("chmod 0600 {}", files.key.display()));
@@ -90,8 +95,12 @@ fn warn(
 fn refuse(error: &IdentityError, chain: &Range<usize>, key: &Range<usize>, report: &mut Report) {
     let (found, allowed, help) = advice(error);
     let mut finding = Diagnostic::error(error.to_string());
-    finding.allowed = allowed;
-    finding.help = help;
+    if let Some(allowed) = allowed {
+        finding = finding.allowed(allowed);
+    }
+    if let Some(help) = help {
+        finding = finding.help(help);
+    }
     match (error, error.file()) {
         (IdentityError::KeyMismatch { .. }, _) => {
             report.push_at(finding.and_at(chain.clone(), "for this certificate"), key, found);
@@ -149,12 +158,18 @@ fn advice(error: &IdentityError) -> (String, Option<String>, Option<String>) {
         }
         IdentityError::WeakKey { bits, .. } => {
             let help = "ask for a new certificate on a new key: openssl ecparam -genkey -name prime256v1".to_owned();
-            (format!("{bits} bits"), Some("allowed: RSA from 2048 bits, ECDSA, Ed25519".to_owned()), Some(help))
+            (format!("{bits} bits"), Some(KEYS.to_owned()), Some(help))
+        }
+        IdentityError::WeakIntermediate { .. } => {
+            let help = "ask the issuer for a chain with RSA keys from 2048 bits, or ECDSA".to_owned();
+            ("too weak to be served".to_owned(), None, Some(help))
         }
         IdentityError::UnsupportedKey { .. } => {
-            let allowed = "allowed: RSA from 2048 bits, ECDSA, Ed25519".to_owned();
+            let allowed = KEYS.to_owned();
             ("not supported".to_owned(), Some(allowed), None)
         }
     };
     (found, allowed, help)
 }
+
+const KEYS: &str = "allowed: RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, Ed25519";

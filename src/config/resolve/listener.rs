@@ -41,8 +41,7 @@ pub(super) fn resolve_all(
     report: &mut Report,
 ) -> Vec<Resolved> {
     if raw.is_empty() {
-        let finding = Diagnostic::error("no listener is configured");
-        report.push(finding.help("add a section [[listener]] with name, address, backend and [listener.tls]"));
+        report.missing_section("listener", "add a section [[listener]] with name, address, backend and [listener.tls]");
     }
     if let Some(beyond) = raw.get(limit::LISTENER_COUNT_MAX) {
         let finding = Diagnostic::error("too many listeners");
@@ -116,21 +115,25 @@ fn backend(
 ) -> Option<usize> {
     let help = "name one of the [[backend]] sections: backend = \"app\"";
     let (name, span) = report.required(table, "backend", &raw.backend, help)?;
+    let position = backends.iter().position(|backend| backend.name.as_ref().is_some_and(|(other, _)| *other == name));
+    // Where a backend is missing or has no readable name, that was said already.
+    let is_complete = !backends.is_empty() && backends.iter().all(|backend| backend.name.is_some());
+    if position.is_none() && is_complete {
+        no_such_backend(&name, &span, backends, report);
+    }
+    position
+}
+
+fn no_such_backend(name: &str, span: &Range<usize>, backends: &[backend::Resolved], report: &mut Report) {
     let names = backends.iter().filter_map(|backend| backend.name.as_ref()).map(|(name, _)| name.as_str());
-    let is_named = |backend: &backend::Resolved| backend.name.as_ref().is_some_and(|(other, _)| *other == name);
-    let position = backends.iter().position(is_named);
-    if position.is_none() {
-        let known: Vec<String> = names.clone().map(quote).collect();
-        let known = if known.is_empty() { "none is configured".to_owned() } else { known.join(", ") };
-        let mut finding = Diagnostic::error(format!("backend {} does not exist", quote(&name)));
-        finding = finding.allowed(format!("backends of this file: {known}"));
-        finding = finding.help(match nearest(&name, names) {
+    let known: Vec<String> = names.clone().take(SHOWN_COUNT_MAX).map(quote).collect();
+    let finding = Diagnostic::error(format!("backend {} does not exist", quote(name)))
+        .allowed(format!("backends of this file: {}", known.join(", ")))
+        .help(match nearest(name, names) {
             Some(meant) => format!("did you mean {}?", quote(meant)),
             None => "add a section [[backend]] with this name".to_owned(),
         });
-        report.push_at(finding, &span, "no such backend");
-    }
-    position
+    report.push_at(finding, span, "no such backend");
 }
 
 fn kernel_tls(raw: &raw::Listener, report: &mut Report) -> ktls::Settings {
@@ -186,3 +189,6 @@ fn alpn(raw: &raw::Tls, report: &mut Report) -> Vec<String> {
     }
     names.into_iter().map(|(name, _)| name).collect()
 }
+
+/// Names that a message lists.
+const SHOWN_COUNT_MAX: usize = 20;

@@ -114,7 +114,9 @@ fn name(
     before: &[Written<String>],
     report: &mut Report,
 ) -> Option<Written<String>> {
-    let (name, span) = report.required(table, "name", field, &format!("name the {kind}: name = \"edge\""))?;
+    let example = if kind == "backend" { "app" } else { "edge" };
+    let help = format!("name the {kind}: name = \"{example}\"");
+    let (name, span) = report.required(table, "name", field, &help)?;
     let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     if name.is_empty() || name.len() > limit::NAME_CHARS_MAX || !is_plain {
         let finding = Diagnostic::error(format!("`{kind}.name` is not a usable name"))

@@ -1,0 +1,137 @@
+//! Client to backend once the kernel opens records: splice through a pipe while data comes in bulk, copy through a buffer
+//! while it does not, and take control records out of the stream.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::buffer::{Part, SMALL_LEN, Size};
+use super::client_to_backend::{ClientToBackend, Found};
+use super::close::{Broken, Ended};
+use super::pipe::{Loan, PIPE_LEN};
+use crate::ktls::control::{self, Received};
+use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
+use crate::telemetry::{Direction, RelayPath};
+
+/// What a turn came to.
+enum Turn {
+    Moved(Size),
+    Ended(Ended),
+}
+
+/// What stopped the pipe from being filled further.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// Nothing more is there, or the pipe is full.
+    Filled,
+    /// A control record, an empty record, the end of the stream or a fault: `recvmsg` tells which.
+    Unclear,
+}
+
+impl ClientToBackend<'_> {
+    /// Relays until the client closes; the caller closes towards the backend.
+    pub(super) async fn run_in_kernel(&mut self) -> Result<Ended, Broken> {
+        let mut size = Size::Large;
+        loop {
+            self.sides.client.readable().await.map_err(Broken::Client)?;
+            let turn = match size {
+                Size::Large => self.splice_turn().await?,
+                Size::Small => self.copy_turn().await?,
+            };
+            match turn {
+                Turn::Moved(next) => size = next,
+                Turn::Ended(ended) => return Ok(ended),
+            }
+        }
+    }
+
+    async fn splice_turn(&mut self) -> Result<Turn, Broken> {
+        let mut pipe = self.sides.pipes.take().map_err(Broken::Resource)?;
+        let stop = self.fill(&mut pipe)?;
+        let received = pipe.filled();
+        if received > 0 {
+            self.sides.watch.touch();
+            self.drain(&mut pipe).await?;
+            self.count(RelayPath::KernelSplice, received);
+        }
+        drop(pipe);
+        match stop {
+            Stop::Unclear => self.copy_turn().await,
+            Stop::Filled if received < SMALL_LEN => Ok(Turn::Moved(Size::Small)),
+            Stop::Filled => Ok(Turn::Moved(Size::Large)),
+        }
+    }
+
+    /// Fills the pipe record by record: the kernel moves one with each call.
+    fn fill(&self, pipe: &mut Loan) -> Result<Stop, Broken> {
+        let client = self.sides.client.as_fd();
+        while pipe.filled() + PLAINTEXT_LEN_MAX <= PIPE_LEN {
+            match pipe.fill(client, PLAINTEXT_LEN_MAX) {
+                Ok(0) => return Ok(Stop::Unclear),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EKEYEXPIRED)) => {
+                    return Ok(Stop::Unclear);
+                }
+                // What came before it is the backend's, then recvmsg meets the same fault and names it.
+                Err(_) if pipe.filled() > 0 => return Ok(Stop::Unclear),
+                Err(error) => return self.sort_fault(error),
+            }
+        }
+        Ok(Stop::Filled)
+    }
+
+    fn sort_fault(&self, error: io::Error) -> Result<Stop, Broken> {
+        match control::fault_of(&error) {
+            Some(fault) => Err(Broken::KernelFault(fault)),
+            None => Err(Broken::Client(error)),
+        }
+    }
+
+    async fn drain(&self, pipe: &mut Loan) -> Result<(), Broken> {
+        while pipe.filled() > 0 {
+            match pipe.drain(self.sides.backend.as_fd()) {
+                Ok(_) => self.sides.watch.touch(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.sides.backend.writable().await.map_err(Broken::Backend)?;
+                }
+                Err(error) => return Err(Broken::Backend(error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_turn(&mut self) -> Result<Turn, Broken> {
+        let mut buffer = self.sides.pool.take(Size::Small);
+        let received = control::receive(self.sides.client.as_fd(), &mut buffer).map_err(Broken::Client)?;
+        match received {
+            Received::WouldBlock => Ok(Turn::Moved(Size::Small)),
+            Received::Eof => Ok(Turn::Ended(Ended::ClientTruncated)),
+            Received::KeyExpired => Err(Broken::Internal("the kernel was not given the keys of a KeyUpdate")),
+            Received::Fault(fault) => Err(Broken::KernelFault(fault)),
+            Received::Data(len) => {
+                self.sides.watch.touch();
+                self.post_handshake.data_record(len)?;
+                if len > 0 {
+                    buffer.split().1.push(Part { start: 0, end: len as u32 });
+                    self.send_parts(&mut buffer).await?;
+                    self.count(RelayPath::KernelCopy, len);
+                }
+                Ok(Turn::Moved(Size::Small.next(len, len >= PLAINTEXT_LEN_MAX)))
+            }
+            Received::Control { content_type, len, .. } => {
+                self.sides.watch.touch();
+                let content_type = ContentType::from_code(content_type).ok_or(Broken::UnexpectedChangeCipherSpec)?;
+                let found = self.control_record(content_type, &buffer[..len])?;
+                drop(buffer);
+                if self.writer.has_queued() {
+                    self.writer.flush().await?;
+                }
+                if found == Found::CloseNotify { Ok(Turn::Ended(Ended::ClientClosed)) } else { Ok(Turn::Moved(Size::Small)) }
+            }
+        }
+    }
+
+    fn count(&self, path: RelayPath, bytes: usize) {
+        self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(path).add(bytes as u64);
+    }
+}

@@ -1,0 +1,86 @@
+//! Backend to client once the kernel seals: splice through a pipe while data comes in bulk, copy through a buffer while
+//! it does not.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::backend_to_client::{BackendToClient, Turn};
+use super::buffer::{SMALL_LEN, Size};
+use super::close::Broken;
+use super::pipe::PIPE_LEN;
+use crate::telemetry::{Direction, RelayPath};
+
+impl BackendToClient<'_> {
+    /// Relays until the backend's end of stream.
+    pub(super) async fn run_in_kernel(&self) -> Result<(), Broken> {
+        let mut size = Size::Large;
+        loop {
+            self.sides.backend.readable().await.map_err(Broken::Backend)?;
+            self.writer.reserve(0)?;
+            if self.writer.has_queued() {
+                self.writer.flush().await?;
+            }
+            let turn = match size {
+                Size::Large => self.splice_turn().await?,
+                Size::Small => self.copy_turn().await?,
+            };
+            match turn {
+                Turn::Moved(next) => size = next,
+                Turn::NothingThere => {}
+                Turn::EndOfStream => return Ok(()),
+            }
+        }
+    }
+
+    async fn splice_turn(&self) -> Result<Turn, Broken> {
+        let mut pipe = self.sides.pipes.take().map_err(Broken::Resource)?;
+        let received = match pipe.fill(self.sides.backend.as_fd(), PIPE_LEN) {
+            Ok(0) => return Ok(Turn::EndOfStream),
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::NothingThere),
+            Err(error) => return Err(Broken::Backend(error)),
+        };
+        self.sides.watch.touch();
+        while pipe.filled() > 0 {
+            match pipe.drain(self.sides.client.as_fd()) {
+                Ok(sent) => self.writer.sent_to_kernel(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.sides.client.writable().await.map_err(Broken::Client)?;
+                }
+                Err(error) => return Err(Broken::Client(error)),
+            }
+        }
+        self.count(RelayPath::KernelSplice, received);
+        Ok(Turn::Moved(if received < SMALL_LEN { Size::Small } else { Size::Large }))
+    }
+
+    async fn copy_turn(&self) -> Result<Turn, Broken> {
+        let mut buffer = self.sides.pool.take(Size::Small);
+        let received = match self.sides.backend.recv(&mut buffer) {
+            Ok(0) => return Ok(Turn::EndOfStream),
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::NothingThere),
+            Err(error) => return Err(Broken::Backend(error)),
+        };
+        self.sides.watch.touch();
+        let mut sent = 0;
+        while sent < received {
+            match self.sides.client.send(&buffer[sent..received]) {
+                Ok(len) => {
+                    sent += len;
+                    self.writer.sent_to_kernel(len);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.sides.client.writable().await.map_err(Broken::Client)?;
+                }
+                Err(error) => return Err(Broken::Client(error)),
+            }
+        }
+        self.count(RelayPath::KernelCopy, received);
+        Ok(Turn::Moved(Size::Small.next(received, received == buffer.len())))
+    }
+
+    fn count(&self, path: RelayPath, bytes: usize) {
+        self.sides.metrics.relay_bytes.of(Direction::BackendToClient).of(path).add(bytes as u64);
+    }
+}

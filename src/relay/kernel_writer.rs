@@ -1,0 +1,120 @@
+//! The client's sending side once the kernel seals: control records in their order, and the limit of the key.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::Sides;
+use super::close::Broken;
+use super::offload::Offload;
+use crate::ktls::control::{self, KeyUpdateRequest, Sent};
+use crate::ktls::{self, install};
+use crate::record::{Alert, CipherSuite, ProtocolVersion, TrafficSecret};
+use crate::telemetry::Direction;
+
+/// How many bytes may be sent before the kernel is asked how many records it made of them.
+const SAMPLE_BYTES: u64 = 1 << 20;
+/// Records kept in reserve below the key's limit: more than [`SAMPLE_BYTES`] turn into when the kernel closes records
+/// early because their pages are small.
+const RECORDS_RESERVE: u64 = 2048;
+
+/// A control record that waits to be sent.
+enum Control {
+    Alert(Alert),
+    /// A KeyUpdate; the next keys are installed right behind it.
+    KeyUpdate,
+}
+
+/// What is left to do in userspace for a direction that the kernel seals.
+pub(super) struct KernelWriter {
+    queued: VecDeque<Control>,
+    record_limit: u64,
+    sent_since_sample: u64,
+}
+
+impl KernelWriter {
+    pub(super) fn new(record_limit: u64) -> Self {
+        // The first turn samples: the direction may be promoted near its limit.
+        Self { queued: VecDeque::new(), record_limit, sent_since_sample: SAMPLE_BYTES }
+    }
+
+    pub(super) fn queue_alert(&mut self, alert: Alert) {
+        self.queued.push_back(Control::Alert(alert));
+    }
+
+    pub(super) fn queue_key_update(&mut self) {
+        self.queued.push_back(Control::KeyUpdate);
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Takes note of bytes that the kernel sealed.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent_since_sample += bytes as u64;
+    }
+
+    /// Whether the key is so near its limit that it must be replaced; asks the kernel now and then.
+    pub(super) fn is_near_limit(&mut self, client: BorrowedFd<'_>, suite: &CipherSuite) -> Result<bool, Broken> {
+        if self.sent_since_sample < SAMPLE_BYTES || self.record_limit == u64::MAX {
+            return Ok(false);
+        }
+        self.sent_since_sample = 0;
+        let state = install::live_state(client, ktls::Direction::Transmit, suite.version, suite.aead)?;
+        Ok(state.sequence.saturating_add(RECORDS_RESERVE) >= self.record_limit)
+    }
+
+    /// Sends what the socket takes of the queue; true when none is left.
+    pub(super) fn flush_now(
+        &mut self,
+        sides: Sides<'_>,
+        offload: &Offload<'_>,
+        secret: &mut Option<TrafficSecret>,
+        suite: &CipherSuite,
+    ) -> Result<bool, Broken> {
+        let client = sides.client.as_fd();
+        while let Some(control) = self.queued.front() {
+            let sent = match control {
+                Control::Alert(alert) => control::send_alert(client, *alert),
+                Control::KeyUpdate => control::send_key_update(client, KeyUpdateRequest::NotRequested),
+            };
+            if sent.map_err(Broken::Client)? == Sent::WouldBlock {
+                return Ok(false);
+            }
+            if let Some(Control::KeyUpdate) = self.queued.pop_front() {
+                next_keys(offload, secret, suite)?;
+                sides.metrics.key_updates_sent.increment();
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Goes on with the keys of the next generation, right behind the KeyUpdate that announced them.
+fn next_keys(offload: &Offload<'_>, secret: &mut Option<TrafficSecret>, suite: &CipherSuite) -> Result<(), Broken> {
+    debug_assert!(suite.version == ProtocolVersion::Tls13, "only TLS 1.3 has KeyUpdate");
+    let next = match secret {
+        Some(current) => current.next_generation()?,
+        None => return Err(Broken::Internal("KeyUpdate without a traffic secret")),
+    };
+    offload.rekey(Direction::BackendToClient, &next.keys(suite)?)?;
+    *secret = Some(next);
+    Ok(())
+}
+
+/// Waits until TCP can take a close_notify and everything before it. A send that succeeded does not mean that TCP took
+/// all of it; what it did not take is lost when the stream is ended then.
+///
+/// Cancel safety: safe.
+pub(super) async fn wait_for_room(sides: Sides<'_>) -> io::Result<()> {
+    while !control::has_room_for_close(sides.client.as_fd())? {
+        sides.client.writable().await?;
+        // Writable starts at a third of the buffer, which may be less than the room that is needed.
+        monoio::time::sleep(ROOM_POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// How often a writable socket without enough room is looked at again.
+const ROOM_POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(2);

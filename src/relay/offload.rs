@@ -1,0 +1,120 @@
+//! Handing the directions of one connection over to kernel TLS.
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+
+use super::Sides;
+use crate::ktls::{self, Candidate, Decision, KeepReason, attach_ulp};
+use crate::record::{CipherSuite, TrafficKeys};
+use crate::telemetry::Direction;
+
+/// What decides whether and how the directions of a connection are promoted.
+pub(super) struct Offload<'a> {
+    sides: Sides<'a>,
+    suite: &'static CipherSuite,
+    max_fragment_length: Option<u16>,
+    is_attached: Cell<bool>,
+}
+
+/// One direction on its way to the kernel: asked at record boundaries until the answer is final.
+pub(super) struct Progress {
+    direction: Direction,
+    bytes: Cell<u64>,
+    is_bulk: Cell<bool>,
+    kept: Cell<Option<KeepReason>>,
+}
+
+impl Progress {
+    pub(super) fn new(direction: Direction) -> Self {
+        Self { direction, bytes: Cell::new(0), is_bulk: Cell::new(false), kept: Cell::new(None) }
+    }
+
+    /// Takes note of a turn that moved `bytes`; `is_bulk`: the read filled its buffer.
+    pub(super) fn moved(&self, bytes: usize, is_bulk: bool) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.is_bulk.set(is_bulk);
+    }
+}
+
+impl<'a> Offload<'a> {
+    pub(super) fn new(sides: Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
+        Self { sides, suite, max_fragment_length, is_attached: Cell::new(false) }
+    }
+
+    /// Whether a direction is to be promoted now. A refusal that can change is asked again later, any other is final.
+    pub(super) fn wants(&self, progress: &Progress) -> bool {
+        if progress.kept.get().is_some_and(|reason| !reason.may_change()) {
+            return false;
+        }
+        let candidate = Candidate {
+            direction: kernel_direction(progress.direction),
+            version: self.suite.version,
+            aead: self.suite.aead,
+            max_fragment_length: self.max_fragment_length,
+            bytes: progress.bytes.get(),
+            is_bulk: progress.is_bulk.get(),
+        };
+        match self.sides.kernel_tls.decide(self.sides.capabilities, &candidate) {
+            Decision::Promote => true,
+            Decision::Keep(reason) => {
+                progress.kept.set(Some(reason));
+                false
+            }
+        }
+    }
+
+    /// Gives a direction to the kernel; false when the kernel refuses, which is final and leaves everything as it was.
+    pub(super) fn install(&self, progress: &Progress, keys: &TrafficKeys) -> bool {
+        match self.try_install(progress.direction, keys) {
+            Ok(()) => {
+                progress.kept.set(None);
+                self.sides.metrics.kernel_tls_promoted.of(progress.direction).increment();
+                true
+            }
+            Err(error) => {
+                tracing::debug!(direction = ?progress.direction, %error, "direction kept in userspace");
+                progress.kept.set(Some(KeepReason::from(&error)));
+                false
+            }
+        }
+    }
+
+    /// Replaces the keys of a promoted direction.
+    pub(super) fn rekey(&self, direction: Direction, keys: &TrafficKeys) -> Result<(), ktls::InstallError> {
+        ktls::install(self.sides.client.as_fd(), kernel_direction(direction), keys)?;
+        self.sides.metrics.kernel_tls_rekeyed.of(direction).increment();
+        Ok(())
+    }
+
+    /// Whether the kernel can replace the keys of a promoted direction.
+    pub(super) fn can_rekey(&self, direction: Direction) -> bool {
+        self.sides.capabilities.can_rekey(self.suite.version, kernel_direction(direction))
+    }
+
+    /// Counts why a direction stayed in userspace to its end, if it did.
+    pub(super) fn count_kept(&self, progress: &Progress) {
+        if let Some(reason) = progress.kept.get() {
+            self.sides.metrics.kernel_tls_kept.of(progress.direction).of(reason).increment();
+        }
+    }
+
+    fn try_install(&self, direction: Direction, keys: &TrafficKeys) -> Result<(), ktls::InstallError> {
+        let client = self.sides.client.as_fd();
+        if !self.is_attached.get() {
+            attach_ulp(client)?;
+            self.is_attached.set(true);
+        }
+        ktls::install(client, kernel_direction(direction), keys)?;
+        if let (Direction::BackendToClient, Some(limit)) = (direction, self.max_fragment_length) {
+            ktls::install::limit_transmit_payload(client, limit)?;
+        }
+        Ok(())
+    }
+}
+
+fn kernel_direction(direction: Direction) -> ktls::Direction {
+    match direction {
+        Direction::ClientToBackend => ktls::Direction::Receive,
+        Direction::BackendToClient => ktls::Direction::Transmit,
+    }
+}
