@@ -8,7 +8,7 @@ use openssl::ssl::SslVersion;
 use support::backend::Backend;
 use support::body;
 use support::certificate::KeyKind;
-use support::client::{Client, Refusal, Tls};
+use support::client::{Client, Delivery, Refusal, Tls};
 use support::proxy::{Options, Proxy};
 use support::suite::{SUITES, Suite, Version};
 
@@ -142,4 +142,15 @@ fn alpn_without_a_protocol_in_common_is_refused() {
     }
     support::wait_until("both are counted", || proxy.handshakes_failed("alpn") == 2);
     assert_echoes(&mut Client::of(&proxy).connect());
+}
+
+#[test]
+fn client_hello_in_many_records_is_taken() {
+    let proxy = Proxy::start(&Options::to([Backend::echo()]));
+    for version in Version::ALL {
+        for len in [1, 4, 50] {
+            let client = Client::of(&proxy).version(version).delivery(Delivery::HelloInRecordsOf(len));
+            assert_echoes(&mut client.connect());
+        }
+    }
 }

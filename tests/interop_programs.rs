@@ -157,3 +157,24 @@ fn python_ssl_transfers_files_with_every_suite() {
         |proxy, suite, name, content| drop(python(proxy, suite, &put_request(name, content))),
     );
 }
+
+#[test]
+fn openssl_s_client_resumes_sessions_of_each_version() {
+    let World { proxies, content, .. } = &World::start();
+    let directory = tempfile::tempdir().unwrap();
+    for (key, proxy) in proxies {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let session = directory.path().join(format!("{key:?}{version}"));
+            for (option, expected) in [("-sess_out", "\nNew, "), ("-sess_in", "\nReused, ")] {
+                let mut command = Command::new("openssl");
+                command.args(["s_client", "-ign_eof", "-nocommands", version, "-servername", "localhost"]);
+                command.args(["-connect", &proxy.address().to_string(), option]).arg(&session);
+                let output = tool::run(command.arg("-CAfile").arg(proxy.ca()), &get_request("file"));
+                assert!(output.text().contains(expected), "{key:?} {version} {option}: {}", output.stderr);
+                let whole = output.stdout.windows(content.len()).any(|window| window == content);
+                // In between it reports on tickets that arrive.
+                assert!(whole || version == "-tls1_3", "{key:?} {version} {option}");
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use support::backend::{self, Backend};
 use support::body::{self, End};
 use support::certificate::KeyKind;
@@ -67,6 +67,25 @@ fn key_updates_of_rustls_keep_data_flowing_in_both_directions() {
 }
 
 #[test]
+fn resumed_session_carries_data_with_every_suite() {
+    for key in [KeyKind::EcdsaP256, KeyKind::Rsa2048] {
+        let proxy = Proxy::start(&Options { key, ..Options::to([Backend::echo()]) });
+        for suite in Suite::with_key(key) {
+            let config = config(&proxy, suite, &[]);
+            for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+                let mut tls = connect_with(&config, &proxy);
+                let data = body::bytes(100_000, 3);
+                tls.write_all(&data).unwrap();
+                let mut echo = vec![0; data.len()];
+                tls.read_exact(&mut echo).unwrap();
+                assert!(echo == data, "{} {expected:?}", suite.iana);
+                assert_eq!(tls.conn.handshake_kind(), Some(expected), "{}", suite.iana);
+            }
+        }
+    }
+}
+
+#[test]
 fn alpn_is_negotiated_with_rustls() {
     let proxy = Proxy::start(&Options { alpn: vec!["h2", "http/1.1"], ..Options::to([Backend::echo()]) });
     for version in Version::ALL {
@@ -114,6 +133,18 @@ fn close_notify_of_rustls_is_a_half_close() {
 }
 
 fn connect(proxy: &Proxy, suite: Suite, alpn: &[&str]) -> Tls {
+    connect_with(&config(proxy, suite, alpn), proxy)
+}
+
+fn connect_with(config: &Arc<ClientConfig>, proxy: &Proxy) -> Tls {
+    let connection = ClientConnection::new(Arc::clone(config), "localhost".try_into().unwrap()).unwrap();
+    let socket = TcpStream::connect(proxy.address()).unwrap();
+    backend::bound(&socket);
+    StreamOwned::new(connection, socket)
+}
+
+/// A client that remembers its sessions.
+fn config(proxy: &Proxy, suite: Suite, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(proxy.ca()).unwrap()).unwrap();
     let all = ring::default_provider();
@@ -127,10 +158,7 @@ fn connect(proxy: &Proxy, suite: Suite, alpn: &[&str]) -> Tls {
     let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
     let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let socket = TcpStream::connect(proxy.address()).unwrap();
-    backend::bound(&socket);
-    StreamOwned::new(connection, socket)
+    Arc::new(config)
 }
 
 /// rustls says which version a suite is of.

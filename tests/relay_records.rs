@@ -120,6 +120,18 @@ fn empty_data_records_between_others_are_passed_over() {
 }
 
 #[test]
+fn padding_of_client_is_stripped() {
+    let proxy = echoing();
+    // RFC 8446 section 5.4: zeros behind the content type.
+    let mut client = s_client(&proxy, &["-tls1_3", "-record_padding", "4096"]);
+    for data in ["first\n", "second\n"] {
+        client.say(data);
+        client.wait_for(data);
+    }
+    assert_eq!(proxy.closed("bad_record"), 0);
+}
+
+#[test]
 fn flood_of_empty_records_is_cut_off() {
     let proxy = echoing();
     for version in Version::ALL {

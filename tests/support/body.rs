@@ -8,6 +8,7 @@ use openssl::sha::Sha256;
 const PATTERN_LEN: usize = 65_521;
 
 /// How a stream ended for its reader.
+#[allow(clippy::enum_variant_names, reason = "end of stream is the term")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// TLS: close_notify.

@@ -37,6 +37,8 @@ pub(crate) enum Delivery {
     Bytewise,
     /// Not at all: it is kept for [`Tls::take_held`].
     Held,
+    /// The ClientHello in records of this many bytes, the rest as it is written.
+    HelloInRecordsOf(usize),
     /// Only the first flight leaves, the ClientHello; the rest is kept.
     HeldAfterHello,
 }
@@ -286,6 +288,10 @@ impl Write for Wire {
         match self.delivery {
             Delivery::Whole => self.socket.write_all(bytes)?,
             Delivery::Bytewise => bytes.chunks(1).try_for_each(|byte| self.socket.write_all(byte))?,
+            Delivery::HelloInRecordsOf(len) => {
+                self.socket.write_all(&in_records_of(len, bytes))?;
+                self.delivery = Delivery::Whole;
+            }
             Delivery::HeldAfterHello => {
                 self.socket.write_all(bytes)?;
                 self.delivery = Delivery::Held;
@@ -298,6 +304,16 @@ impl Write for Wire {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Frames the one unprotected record anew.
+fn in_records_of(len: usize, record: &[u8]) -> Vec<u8> {
+    let (header, message) = record.split_at(5);
+    let framed = message.chunks(len).flat_map(|payload| {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        [&header[..3], &length, payload].concat()
+    });
+    framed.collect()
 }
 
 fn last_record(mut records: &[u8]) -> &[u8] {
