@@ -5,7 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sluice::{command, config};
+use sluice::command;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -15,20 +15,8 @@ fn main() -> ExitCode {
     sluice::sys::allocator::adopt_openssl();
     let exit = match cli::Cli::parse().command {
         cli::Command::Check(arguments) => command::check::run(&arguments),
-        cli::Command::Run(arguments) => match config::load(&arguments.config.config) {
-            Err(diagnostics) => {
-                command::print_diagnostics(&diagnostics);
-                command::Exit::Failed
-            }
-            Ok(_) => not_built("run"),
-        },
+        cli::Command::Run(arguments) => command::run::run(&arguments),
         cli::Command::Demo(arguments) => command::demo::run(&arguments),
     };
     exit.into()
-}
-
-/// Until the data path is there.
-fn not_built(command: &str) -> command::Exit {
-    eprintln!("error: this build has no `sluice {command}` yet");
-    command::Exit::Unavailable
 }

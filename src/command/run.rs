@@ -1,6 +1,14 @@
 //! `sluice run`: serve.
 
-use super::ConfigOption;
+use std::env;
+use std::path::Path;
+
+use super::{ConfigOption, Exit, print_diagnostics};
+use crate::admin::BindError;
+use crate::config;
+use crate::server::{self, Ended, ServeError, Settings, StartError};
+use crate::telemetry::diagnostics::{self, Format};
+use crate::worker::WorkerError;
 
 /// The options of `sluice run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -8,4 +16,66 @@ pub struct Arguments {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigOption,
+    /// What to log on standard error: a level, or module=level pairs separated by commas [default: $SLUICE_LOG, or info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// What a log line looks like
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: Format,
 }
+
+/// Serves until it is told to end. Mistakes in the configuration go to standard error as `sluice check` shows them,
+/// everything else goes to the log.
+pub fn run(arguments: &Arguments) -> Exit {
+    let log = match diagnostics::start(&filter(arguments.log_level.as_deref()), arguments.log_format) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Exit::Usage;
+        }
+    };
+    let exit = match config::load(&arguments.config.config) {
+        Ok(settings) => serve(&settings, &arguments.config.config),
+        Err(findings) => {
+            print_diagnostics(&findings);
+            Exit::Failed
+        }
+    };
+    drop(log);
+    exit
+}
+
+fn serve(settings: &Settings, config: &Path) -> Exit {
+    tracing::info!(config = %config.display(), "configuration loaded");
+    match server::serve(settings) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            let exit = exit_of(&error);
+            tracing::error!(exit = exit.code(), "{error}");
+            exit
+        }
+    }
+}
+
+fn exit_of(error: &ServeError) -> Exit {
+    match error {
+        ServeError::Start(StartError::Identity { .. }) | ServeError::Admin(BindError::NotLoopback(_)) => Exit::Failed,
+        ServeError::Worker { source: Ended::Failed(error), .. } => match error {
+            WorkerError::Context { .. } | WorkerError::Address(_) => Exit::Failed,
+            WorkerError::Pin { .. } | WorkerError::Start { .. } => Exit::Unavailable,
+        },
+        ServeError::Start(_) | ServeError::Admin(_) | ServeError::Runtime(_) => Exit::Unavailable,
+        ServeError::Worker { source: Ended::Panicked, .. }
+        | ServeError::WorkerLeft { .. }
+        | ServeError::Stuck { .. } => Exit::Internal,
+    }
+}
+
+fn filter(option: Option<&str>) -> String {
+    let from_environment = || env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
+    option.map(str::to_owned).or_else(from_environment).unwrap_or_else(|| FILTER_DEFAULT.to_owned())
+}
+
+/// The environment variable that holds the log filter where the command line has none.
+const FILTER_VARIABLE: &str = "SLUICE_LOG";
+const FILTER_DEFAULT: &str = "info";
