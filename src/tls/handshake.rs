@@ -108,7 +108,10 @@ impl Handshake {
         let (mut receive, mut send, traffic_secrets) = derive_keys(suite, &secrets, ssl)?;
         receive.sequence = u64::from(suite.version == ProtocolVersion::Tls12);
         send.sequence = self.sent.sequence;
-        if let (ProtocolVersion::Tls12, Some(nonce)) = (suite.version, self.sent.explicit_nonce) {
+        // ChaCha20-Poly1305 has no explicit nonce: what stands there is ciphertext, and its IV must stay as derived.
+        if suite.aead.explicit_nonce_len(suite.version) > 0
+            && let Some(nonce) = self.sent.explicit_nonce
+        {
             send.set_explicit_nonce(nonce.wrapping_add(1));
         }
         Ok(Established {
@@ -228,7 +231,7 @@ impl Write for Wire {
 struct SentRecords {
     /// Records written under the application keys.
     sequence: u64,
-    /// TLS 1.2 with AES-GCM: the explicit nonce of the last record.
+    /// The first bytes of the last record: with AES-GCM in TLS 1.2 its explicit nonce.
     explicit_nonce: Option<u64>,
     has_changed_cipher: bool,
 }

@@ -1,0 +1,284 @@
+//! How connections end: half-close, close_notify, truncation, resets, and no byte lost on the way out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use sluice::record::ContentType;
+use support::backend::{self, Backend};
+use support::body::{self, End, Received};
+use support::client::{Client, Tls};
+use support::proxy::{Options, Proxy};
+use support::record::Forger;
+use support::suite::Version;
+use support::wait_until;
+
+const MIB: usize = 1 << 20;
+
+/// A proxy, and a backend that the test plays itself.
+struct World {
+    proxy: Proxy,
+    backend: Backend,
+}
+
+impl World {
+    fn start() -> Self {
+        Self::before(Backend::listen())
+    }
+
+    fn before(backend: Backend) -> Self {
+        Self { proxy: Proxy::start(&Options::to([backend.address()])), backend }
+    }
+
+    fn connect(&self, version: Version) -> (Tls, TcpStream) {
+        let client = Client::of(&self.proxy).version(version).connect();
+        (client, self.backend.accept())
+    }
+}
+
+#[test]
+fn close_notify_of_client_ends_the_upload_and_the_download_goes_on() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        client.send(b"request");
+        client.close_notify();
+        assert_eq!(body::drain(&mut server), Received::of(b"request", End::EndOfStream));
+        let download = body::bytes(4 * MIB, 1);
+        let expected = Received::of(&download, End::CloseNotify);
+        let sending = std::thread::spawn(move || server.write_all(&download).unwrap());
+        assert_eq!(client.drain(), expected, "{version:?}");
+        sending.join().unwrap();
+        client.end_stream();
+    }
+    wait_until("both are counted", || world.proxy.closed("client_closed") == 2);
+}
+
+#[test]
+fn tcp_end_behind_close_notify_does_not_stop_the_download() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        client.send(b"request");
+        client.close_notify();
+        client.end_stream();
+        assert_eq!(body::drain(&mut server).end, End::EndOfStream);
+        let download = body::bytes(MIB, 1);
+        server.write_all(&download).unwrap();
+        drop(server);
+        assert_eq!(client.drain(), Received::of(&download, End::CloseNotify), "{version:?}");
+    }
+}
+
+#[test]
+fn end_of_backend_stream_is_close_notify_and_the_upload_goes_on() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        server.write_all(b"answer").unwrap();
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.drain(), Received::of(b"answer", End::CloseNotify));
+        let upload = body::bytes(4 * MIB, 2);
+        let expected = Received::of(&upload, End::EndOfStream);
+        let sending = std::thread::spawn(move || {
+            client.send(&upload);
+            client.close_notify();
+            client
+        });
+        assert_eq!(body::drain(&mut server), expected, "{version:?}");
+        sending.join().unwrap();
+    }
+    wait_until("both are counted", || world.proxy.closed("backend_closed") == 2);
+}
+
+#[test]
+fn truncation_by_client_reaches_backend_as_reset() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        client.send(b"half of a requ");
+        assert_eq!(backend::receive(&mut server, 14), b"half of a requ");
+        client.end_stream();
+        assert_eq!(body::drain(&mut server).end, End::Reset, "{version:?}");
+    }
+    wait_until("both are counted", || world.proxy.closed("client_truncated") == 2);
+}
+
+#[test]
+fn truncation_within_a_record_reaches_backend_as_reset() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (client, mut server) = world.connect(version);
+        client.send_raw(&[23, 3, 3, 1, 0, 9, 9, 9]);
+        client.end_stream();
+        assert_eq!(body::drain(&mut server), Received::of(b"", End::Reset), "{version:?}");
+    }
+    wait_until("both are counted", || world.proxy.closed("client_truncated") == 2);
+}
+
+#[test]
+fn answer_still_reaches_a_client_that_truncated() {
+    let world = World::start();
+    let (mut client, mut server) = world.connect(Version::Tls13);
+    client.end_stream();
+    let answer = body::bytes(MIB, 5);
+    server.write_all(&answer).unwrap();
+    drop(server);
+    assert_eq!(client.drain(), Received::of(&answer, End::CloseNotify));
+}
+
+#[test]
+fn reset_by_client_reaches_backend_as_reset() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        client.send(b"begun");
+        backend::receive(&mut server, 5);
+        client.reset();
+        assert_eq!(body::drain(&mut server).end, End::Reset, "{version:?}");
+    }
+}
+
+#[test]
+fn reset_by_backend_never_reads_as_close_notify() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        server.write_all(b"half of an ans").unwrap();
+        assert_eq!(client.receive(14), b"half of an ans");
+        backend::reset(server);
+        let end = client.drain().end;
+        assert!(matches!(end, End::EndOfStream | End::Reset), "{version:?}: {end:?}");
+    }
+    wait_until("both are counted", || world.proxy.closed("backend_failed") == 2);
+}
+
+#[test]
+fn fatal_alert_of_client_reaches_backend_as_reset() {
+    let world = World::start();
+    for version in Version::ALL {
+        let suite = version.usual_suite();
+        let client = Client::of(&world.proxy).suite(suite).connect();
+        let mut server = world.backend.accept();
+        Forger::new(client, suite).send(ContentType::Alert, &[2, 80]);
+        assert_eq!(body::drain(&mut server).end, End::Reset, "{version:?}");
+    }
+    wait_until("both are counted", || world.proxy.closed("alert_received") == 2);
+}
+
+#[test]
+fn download_queued_before_the_backend_closed_arrives_whole_at_a_late_reader() {
+    let world = World::start();
+    for (len, version) in [(1, Version::Tls13), (300_000, Version::Tls12), (300_000, Version::Tls13)] {
+        let client = Client::of(&world.proxy).version(version).small_receive_buffer();
+        let mut client = client.connect();
+        let mut server = world.backend.accept();
+        let download = body::bytes(len, 7);
+        server.write_all(&download).unwrap();
+        drop(server);
+        // Everything is in the buffers of the kernel and the proxy before the first byte is read.
+        assert_eq!(client.drain(), Received::of(&download, End::CloseNotify), "{version:?}");
+    }
+}
+
+#[test]
+fn long_download_to_a_slow_reader_loses_nothing_when_the_backend_closes() {
+    let world = World::start();
+    for version in Version::ALL {
+        let mut client = Client::of(&world.proxy).version(version).small_receive_buffer().connect();
+        let mut server = world.backend.accept();
+        let download = body::bytes(8 * MIB, 8);
+        let expected = Received::of(&download, End::CloseNotify);
+        let sending = std::thread::spawn(move || server.write_all(&download).unwrap());
+        let received = body::drain_with(|buffer| client.read(&mut buffer[..700]));
+        assert_eq!(received, expected, "{version:?}");
+        sending.join().unwrap();
+    }
+}
+
+#[test]
+fn upload_queued_before_the_client_closed_arrives_whole_at_a_late_reader() {
+    let world = World::before(Backend::listen_with_small_buffers());
+    for (len, version) in [(1, Version::Tls13), (300_000, Version::Tls12), (300_000, Version::Tls13)] {
+        let (mut client, mut server) = world.connect(version);
+        let upload = body::bytes(len, 9);
+        client.send(&upload);
+        client.close_notify();
+        client.end_stream();
+        assert_eq!(body::drain(&mut server), Received::of(&upload, End::EndOfStream), "{version:?}");
+    }
+}
+
+#[test]
+fn long_upload_to_a_slow_backend_loses_nothing_when_the_client_closes() {
+    let world = World::before(Backend::listen_with_small_buffers());
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        let upload = body::bytes(8 * MIB, 10);
+        let expected = Received::of(&upload, End::EndOfStream);
+        let sending = std::thread::spawn(move || {
+            client.send(&upload);
+            client.close_notify();
+            client.end_stream();
+            client
+        });
+        let received = body::drain_with(|buffer| match server.read(&mut buffer[..700]) {
+            Ok(0) => Err(End::EndOfStream),
+            Ok(len) => Ok(len),
+            Err(error) => Err(body::end_of(&error)),
+        });
+        assert_eq!(received, expected, "{version:?}");
+        sending.join().unwrap();
+    }
+}
+
+#[test]
+fn both_directions_at_full_speed_lose_nothing() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, server) = world.connect(version);
+        let data = body::bytes(16 * MIB, 11);
+        let uploaded = Received::of(&data, End::EndOfStream);
+        let mut reading = server.try_clone().unwrap();
+        let receiving = std::thread::spawn(move || body::drain(&mut reading));
+        let mut writing = server;
+        let download = data.clone();
+        let sending = std::thread::spawn(move || {
+            writing.write_all(&download).unwrap();
+            writing.shutdown(Shutdown::Write).unwrap();
+        });
+        // One piece up, the same amount down: neither buffer of the client can fill up for good.
+        let mut digest = openssl::sha::Sha256::new();
+        for piece in data.chunks(100_000) {
+            client.send(piece);
+            digest.update(&client.receive(piece.len()));
+        }
+        client.close_notify();
+        assert_eq!(client.drain().end, End::CloseNotify);
+        assert_eq!(digest.finish(), uploaded.digest, "{version:?}");
+        assert_eq!(receiving.join().unwrap(), uploaded, "{version:?}");
+        sending.join().unwrap();
+    }
+}
+
+#[test]
+fn data_behind_close_notify_is_ignored() {
+    let world = World::start();
+    for version in Version::ALL {
+        let suite = version.usual_suite();
+        let client = Client::of(&world.proxy).suite(suite).connect();
+        let mut server = world.backend.accept();
+        let mut forger = Forger::new(client, suite);
+        let mut records = forger.seal(ContentType::ApplicationData, b"before");
+        records.extend(forger.seal(ContentType::Alert, &[1, 0]));
+        records.extend(forger.seal(ContentType::ApplicationData, b"behind"));
+        forger.tls.send_raw(&records);
+        assert_eq!(body::drain(&mut server), Received::of(b"before", End::EndOfStream), "{version:?}");
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        assert_eq!(forger.tls.drain(), Received::of(b"answer", End::CloseNotify), "{version:?}");
+    }
+}

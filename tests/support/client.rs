@@ -1,0 +1,340 @@
+//! A TLS client on OpenSSL that can misbehave: it decides when which bytes leave, and sees exactly how a stream ends.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use openssl::ssl::{ErrorCode, HandshakeError, SslConnector, SslMethod, SslRef, SslStream, SslVerifyMode};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::DEADLINE;
+use super::backend;
+use super::body::{self, End, Received};
+use super::certificate::SERVER_NAME;
+use super::proxy::Proxy;
+use super::suite::{Suite, Version};
+
+/// What a client offers.
+#[derive(Clone)]
+pub(crate) struct Client {
+    address: SocketAddr,
+    ca: PathBuf,
+    version: Option<Version>,
+    suite: Option<Suite>,
+    groups: Option<&'static str>,
+    alpn: Vec<u8>,
+    delivery: Delivery,
+    receive_buffer: Option<usize>,
+}
+
+/// How what OpenSSL writes leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// As it is written.
+    Whole,
+    /// In segments of one byte.
+    Bytewise,
+    /// Not at all: it is kept for [`Tls::take_held`].
+    Held,
+    /// The ClientHello in records of this many bytes, the rest as it is written.
+    HelloInRecordsOf(usize),
+    /// Only the first flight leaves, the ClientHello; the rest is kept.
+    HeldAfterHello,
+}
+
+impl Client {
+    /// A client of this proxy with OpenSSL's defaults.
+    pub(crate) fn of(proxy: &Proxy) -> Self {
+        Self {
+            address: proxy.address(),
+            ca: proxy.ca().to_owned(),
+            version: None,
+            suite: None,
+            groups: None,
+            alpn: Vec::new(),
+            delivery: Delivery::Whole,
+            receive_buffer: None,
+        }
+    }
+
+    pub(crate) fn version(self, version: Version) -> Self {
+        Self { version: Some(version), ..self }
+    }
+
+    /// Offers this suite only, and its version only.
+    pub(crate) fn suite(self, suite: Suite) -> Self {
+        Self { version: Some(suite.version), suite: Some(suite), ..self }
+    }
+
+    pub(crate) fn groups(self, groups: &'static str) -> Self {
+        Self { groups: Some(groups), ..self }
+    }
+
+    pub(crate) fn alpn(self, protocols: &[&str]) -> Self {
+        let wire = protocols.iter().flat_map(|name| std::iter::once(name.len() as u8).chain(name.bytes()));
+        Self { alpn: wire.collect(), ..self }
+    }
+
+    pub(crate) fn delivery(self, delivery: Delivery) -> Self {
+        Self { delivery, ..self }
+    }
+
+    /// Receives into a socket buffer as small as the kernel lets it be.
+    pub(crate) fn small_receive_buffer(self) -> Self {
+        Self { receive_buffer: Some(4096), ..self }
+    }
+
+    /// Completes a handshake.
+    pub(crate) fn connect(&self) -> Tls {
+        self.try_connect().unwrap_or_else(|failure| panic!("handshake failed: {failure:?}"))
+    }
+
+    /// Tries a handshake.
+    pub(crate) fn try_connect(&self) -> Result<Tls, Refusal> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None).unwrap();
+        if let Some(size) = self.receive_buffer {
+            socket.set_recv_buffer_size(size).unwrap();
+        }
+        socket.connect(&self.address.into()).unwrap();
+        self.handshake_over(socket.into())
+    }
+
+    /// Tries a handshake over a socket that is connected already.
+    pub(crate) fn handshake_over(&self, socket: TcpStream) -> Result<Tls, Refusal> {
+        backend::bound(&socket);
+        socket.set_nodelay(true).unwrap();
+        let secrets = Arc::<Mutex<Vec<String>>>::default();
+        let wire = Wire { socket, delivery: self.delivery, held: Vec::new(), last_record: Vec::new() };
+        let mut ssl = self.connector(&secrets).configure().unwrap();
+        if !self.alpn.is_empty() {
+            ssl.set_alpn_protos(&self.alpn).unwrap();
+        }
+        match ssl.connect(SERVER_NAME, wire) {
+            Ok(stream) => Ok(Tls { stream, secrets }),
+            Err(HandshakeError::Failure(stream)) => Err(Refusal::of(stream.error())),
+            Err(error) => panic!("handshake neither completed nor failed: {error}"),
+        }
+    }
+
+    fn connector(&self, secrets: &Arc<Mutex<Vec<String>>>) -> SslConnector {
+        let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
+        builder.set_ca_file(&self.ca).unwrap();
+        builder.set_verify(SslVerifyMode::PEER);
+        if let Some(version) = self.version {
+            builder.set_min_proto_version(Some(version.openssl())).unwrap();
+            builder.set_max_proto_version(Some(version.openssl())).unwrap();
+        }
+        if let Some(suite) = self.suite {
+            match suite.version {
+                Version::Tls12 => builder.set_cipher_list(suite.openssl).unwrap(),
+                Version::Tls13 => builder.set_ciphersuites(suite.openssl).unwrap(),
+            }
+        }
+        if let Some(groups) = self.groups {
+            builder.set_groups_list(groups).unwrap();
+        }
+        let secrets = Arc::clone(secrets);
+        builder.set_keylog_callback(move |_, line| secrets.lock().unwrap().push(line.to_owned()));
+        builder.build()
+    }
+}
+
+/// How a handshake failed, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// With this fatal alert.
+    Alert(u8),
+    /// Without an alert, or on the client's side.
+    Other,
+}
+
+impl Refusal {
+    fn of(error: &openssl::ssl::Error) -> Self {
+        alert_of(error).map_or(Self::Other, Self::Alert)
+    }
+}
+
+/// OpenSSL reports a received alert as this plus its number.
+const ALERT_REASON_OFFSET: i32 = 1000;
+
+fn alert_of(error: &openssl::ssl::Error) -> Option<u8> {
+    let reasons = error.ssl_error()?.errors().iter().map(openssl::error::Error::reason_code);
+    reasons.filter_map(|reason| u8::try_from(reason - ALERT_REASON_OFFSET).ok()).next()
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    stream: SslStream<Wire>,
+    secrets: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tls {
+    pub(crate) fn ssl(&self) -> &SslRef {
+        self.stream.ssl()
+    }
+
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.stream.get_ref().socket
+    }
+
+    /// Sends data; it must be taken.
+    pub(crate) fn send(&mut self, data: &[u8]) {
+        self.stream.write_all(data).expect("the proxy takes data");
+    }
+
+    /// Sends data as far as it is taken.
+    pub(crate) fn try_send(&mut self, data: &[u8]) -> io::Result<()> {
+        self.stream.write_all(data)
+    }
+
+    /// Sends bytes past OpenSSL, as they are.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) {
+        self.socket().write_all(bytes).expect("the proxy takes bytes");
+    }
+
+    /// Says close_notify; the TCP stream stays open.
+    pub(crate) fn close_notify(&mut self) {
+        self.stream.shutdown().expect("close_notify is sent");
+    }
+
+    /// Ends the TCP stream, with close_notify or without.
+    pub(crate) fn end_stream(&self) {
+        self.socket().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends the connection with a reset.
+    pub(crate) fn reset(self) {
+        SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
+    /// Receives exactly `len` bytes.
+    pub(crate) fn receive(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes).expect("data from the proxy");
+        bytes
+    }
+
+    /// Receives to the end, and says which end that was.
+    pub(crate) fn drain(&mut self) -> Received {
+        body::drain_with(|buffer| self.read(buffer))
+    }
+
+    /// Receives once, or gives the end of the stream.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, End> {
+        match self.stream.ssl_read(buffer) {
+            Ok(len) => Ok(len),
+            Err(error) => Err(end_of(&error)),
+        }
+    }
+
+    /// From here on, what is sent is delivered like this.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        self.stream.get_mut().delivery = delivery;
+    }
+
+    /// The records written since delivery was [`Delivery::Held`].
+    pub(crate) fn take_held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.stream.get_mut().held)
+    }
+
+    /// The key log's secret under `label`.
+    pub(super) fn secret(&self, label: &str) -> Vec<u8> {
+        let secrets = self.secrets.lock().unwrap();
+        let line = secrets.iter().find(|line| line.starts_with(label)).expect("the key log has the secret");
+        let hex = line.rsplit(' ').next().unwrap();
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// The last record that OpenSSL wrote.
+    pub(super) fn last_record(&self) -> &[u8] {
+        &self.stream.get_ref().last_record
+    }
+}
+
+fn end_of(error: &openssl::ssl::Error) -> End {
+    if error.code() == ErrorCode::ZERO_RETURN {
+        return End::CloseNotify;
+    }
+    if let Some(error) = error.io_error() {
+        return body::end_of(error);
+    }
+    match alert_of(error) {
+        Some(alert) => End::Alert(alert),
+        None if error.to_string().contains("unexpected eof") => End::EndOfStream,
+        None => panic!("stream ended in a way that TLS does not know: {error}"),
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    socket: TcpStream,
+    delivery: Delivery,
+    held: Vec<u8>,
+    last_record: Vec<u8>,
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // OpenSSL hands over whole records; of a flight only the last one matters.
+        self.last_record = last_record(bytes).to_vec();
+        match self.delivery {
+            Delivery::Whole => self.socket.write_all(bytes)?,
+            Delivery::Bytewise => bytes.chunks(1).try_for_each(|byte| self.socket.write_all(byte))?,
+            Delivery::HelloInRecordsOf(len) => {
+                self.socket.write_all(&in_records_of(len, bytes))?;
+                self.delivery = Delivery::Whole;
+            }
+            Delivery::HeldAfterHello => {
+                self.socket.write_all(bytes)?;
+                self.delivery = Delivery::Held;
+            }
+            Delivery::Held => self.held.extend_from_slice(bytes),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Frames the one unprotected record anew.
+fn in_records_of(len: usize, record: &[u8]) -> Vec<u8> {
+    let (header, message) = record.split_at(5);
+    let framed = message.chunks(len).flat_map(|payload| {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        [&header[..3], &length, payload].concat()
+    });
+    framed.collect()
+}
+
+fn last_record(mut records: &[u8]) -> &[u8] {
+    loop {
+        let Some(header) = records.first_chunk::<5>() else { return records };
+        let len = header.len() + usize::from(u16::from_be_bytes([header[3], header[4]]));
+        if len >= records.len() {
+            return records;
+        }
+        records = &records[len..];
+    }
+}
+
+/// A plain connection to the TLS port.
+pub(crate) fn connect_plain(proxy: &Proxy) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&proxy.address(), DEADLINE).unwrap();
+    bound(stream)
+}
+
+fn bound(stream: TcpStream) -> TcpStream {
+    backend::bound(&stream);
+    stream.set_nodelay(true).unwrap();
+    stream
+}

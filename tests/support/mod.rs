@@ -1,0 +1,43 @@
+//! What the tests of the running proxy share: Sluice itself, nginx and scripted backends, certificates and clients.
+//!
+//! Everything lives in a directory of the test and on ports that the test holds; nothing is left running when a test
+//! ends, and what the processes logged is printed when it fails.
+
+#![allow(dead_code, reason = "each file of tests uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+
+pub(crate) mod backend;
+pub(crate) mod body;
+pub(crate) mod certificate;
+pub(crate) mod client;
+pub(crate) mod crowd;
+pub(crate) mod http;
+pub(crate) mod nginx;
+pub(crate) mod port;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod record;
+pub(crate) mod suite;
+pub(crate) mod tool;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that must happen may take on a busy machine before the test fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Looks at `condition` until it gives a value; fails the test at the deadline.
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `condition` holds; fails the test at the deadline.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}

@@ -1,0 +1,81 @@
+//! Debian's nginx as the backend: files to fetch, and a place to put files.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::port::Port;
+use super::process::Process;
+
+/// A running nginx that speaks plain HTTP.
+pub(crate) struct Nginx {
+    _process: Process,
+    port: Port,
+    directory: TempDir,
+}
+
+impl Nginx {
+    /// Starts nginx in a directory of its own.
+    pub(crate) fn start() -> Self {
+        let directory = TempDir::with_prefix("sluice-nginx-").unwrap();
+        let port = Port::reserve();
+        let config = directory.path().join("nginx.conf");
+        for name in ["files", "temporary"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        std::fs::write(&config, configuration(&directory, port.address())).unwrap();
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let mut command = Command::new("nginx");
+        command.env("PATH", path).arg("-p").arg(directory.path()).arg("-c").arg(&config);
+        let process = Process::start("nginx", &mut command, directory.path(), port.address());
+        Self { _process: process, port, directory }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Puts a file where `GET /NAME` finds it.
+    pub(crate) fn publish(&self, name: &str, body: &[u8]) {
+        std::fs::write(self.file(name), body).unwrap();
+    }
+
+    /// What `PUT /NAME` left.
+    pub(crate) fn uploaded(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.file(name)).unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join("files").join(name)
+    }
+}
+
+fn configuration(directory: &TempDir, address: SocketAddr) -> String {
+    let at = directory.path().display();
+    // One process and no change of user: the test's directory belongs to whoever runs the test.
+    format!(
+        r#"
+daemon off;
+master_process off;
+pid {at}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off;
+    client_body_temp_path {at}/temporary/body;
+    proxy_temp_path {at}/temporary/proxy;
+    fastcgi_temp_path {at}/temporary/fastcgi;
+    uwsgi_temp_path {at}/temporary/uwsgi;
+    scgi_temp_path {at}/temporary/scgi;
+    client_max_body_size 0;
+    server {{
+        listen {address};
+        root {at}/files;
+        dav_methods PUT;
+    }}
+}}
+"#
+    )
+}

@@ -1,0 +1,284 @@
+//! Sluice, the real binary, with a configuration of the test's.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::certificate::{self, Files, KeyKind};
+use super::port::Port;
+use super::process::Process;
+use super::{DEADLINE, wait_for, wait_until};
+
+/// What a test wants to have configured.
+#[derive(Clone)]
+pub(crate) struct Options {
+    /// Backend servers, as the configuration spells them.
+    pub(crate) servers: Vec<String>,
+    pub(crate) policy: &'static str,
+    pub(crate) key: KeyKind,
+    pub(crate) alpn: Vec<&'static str>,
+    pub(crate) workers: usize,
+    pub(crate) io: &'static str,
+    pub(crate) kernel_tls: String,
+    pub(crate) connections_max: usize,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// RLIMIT_NOFILE; none: whatever the test has.
+    pub(crate) descriptors_max: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            policy: "intermediate",
+            key: KeyKind::EcdsaP256,
+            alpn: vec!["http/1.1"],
+            workers: 1,
+            io: "auto",
+            // The same tests prove the other engines: SLUICE_TEST_KERNEL_TLS=always cargo test
+            kernel_tls: std::env::var("SLUICE_TEST_KERNEL_TLS").unwrap_or_else(|_| "off".into()),
+            connections_max: 4096,
+            handshake_timeout: DEADLINE,
+            idle_timeout: DEADLINE,
+            close_timeout: DEADLINE,
+            connect_timeout: Duration::from_secs(5),
+            descriptors_max: None,
+        }
+    }
+}
+
+impl Options {
+    /// The usual ones, in front of these servers.
+    pub(crate) fn to(servers: impl IntoIterator<Item = impl ToString>) -> Self {
+        Self { servers: servers.into_iter().map(|server| server.to_string()).collect(), ..Self::default() }
+    }
+}
+
+/// A running Sluice.
+pub(crate) struct Proxy {
+    process: Process,
+    port: Port,
+    admin: Port,
+    files: Files,
+    _directory: TempDir,
+    idle_descriptors: usize,
+}
+
+/// What the process holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) descriptors: usize,
+    pub(crate) memory_bytes: usize,
+}
+
+impl Proxy {
+    /// Starts Sluice and waits until it serves.
+    pub(crate) fn start(options: &Options) -> Self {
+        let directory = TempDir::with_prefix("sluice-test-").unwrap();
+        let files = certificate::issue(directory.path(), options.key);
+        let (port, admin) = (Port::reserve(), Port::reserve());
+        let config = directory.path().join("sluice.toml");
+        std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
+        let mut command = command(&config, options.descriptors_max);
+        let process = Process::start("sluice", &mut command, directory.path(), port.address());
+        let mut proxy = Self { process, port, admin, files, _directory: directory, idle_descriptors: 0 };
+        // The connection that proved that it listens; what a test counts begins after it.
+        wait_until("Sluice has seen the first connection", || proxy.handshakes_failed("closed_silently") == 1);
+        wait_until("it is idle", || proxy.connections_open() == 0);
+        proxy.idle_descriptors = wait_for("the number of its descriptors stands", || proxy.steady_descriptors());
+        proxy
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// The authority that issued its certificate, PEM.
+    pub(crate) fn ca(&self) -> &Path {
+        &self.files.ca
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// One sample of the exposition, written as there: name and labels.
+    pub(crate) fn metric(&self, sample: &str) -> u64 {
+        let exposition = scrape(self.admin.address());
+        let line = exposition.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("no sample {sample} in\n{exposition}"));
+        value.trim().parse::<f64>().unwrap() as u64
+    }
+
+    pub(crate) fn connections_open(&self) -> u64 {
+        self.metric("sluice_connections_open")
+    }
+
+    /// Connections that ended for this reason.
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
+        self.metric(&format!("sluice_connections_closed_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Handshakes that failed for this reason.
+    pub(crate) fn handshakes_failed(&self, reason: &str) -> u64 {
+        self.metric(&format!("sluice_handshakes_failed_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Waits until a connection was counted under this reason.
+    pub(crate) fn wait_closed(&self, reason: &str) {
+        wait_until(&format!("a connection is counted as {reason}"), || self.closed(reason) > 0);
+    }
+
+    pub(crate) fn wait_handshake_failed(&self, reason: &str) {
+        wait_until(&format!("a handshake is counted as {reason}"), || self.handshakes_failed(reason) > 0);
+    }
+
+    /// What it holds now: descriptors, those of a scrape that just ended perhaps included, and anonymous memory, which
+    /// unlike the rest is not shared with the proxies of other tests.
+    pub(crate) fn usage(&self) -> Usage {
+        let proc = PathBuf::from(format!("/proc/{}", self.process.pid()));
+        let rollup = std::fs::read_to_string(proc.join("smaps_rollup")).unwrap();
+        let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
+        let kib: usize = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+        Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), memory_bytes: kib * 1024 }
+    }
+
+    /// Descriptors that it held before the test's first connection.
+    pub(crate) fn idle_descriptors(&self) -> usize {
+        self.idle_descriptors
+    }
+
+    /// Scrapes come and go: the number that is seen several times in a row.
+    fn steady_descriptors(&self) -> Option<usize> {
+        let first = self.usage().descriptors;
+        let is_steady = (0..5).all(|_| {
+            std::thread::park_timeout(Duration::from_millis(2));
+            self.usage().descriptors == first
+        });
+        is_steady.then_some(first)
+    }
+
+    /// CPU time spent so far by all its threads.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
+        // The name in parentheses may hold blanks; utime and stime are fields 14 and 15 (proc(5)).
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // USER_HZ is 100 on every architecture that Linux exposes through /proc.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.process.terminate()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let log = self.process.log();
+        if !std::thread::panicking() {
+            assert!(!log.contains("panicked at"), "a connection or worker panicked:\n{log}");
+            assert!(!log.contains("ended by a bug"), "a connection was ended by a bug:\n{log}");
+        }
+    }
+}
+
+fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
+    let binary = env!("CARGO_BIN_EXE_sluice");
+    let mut command = match descriptors_max {
+        None => Command::new(binary),
+        Some(max) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), binary]);
+            shell
+        }
+    };
+    command.args(["run", "--config"]).arg(config).env("SLUICE_LOG", "info,sluice=debug");
+    command
+}
+
+fn configuration(options: &Options, files: &Files, address: SocketAddr, admin: SocketAddr) -> String {
+    let mut text = String::new();
+    write!(
+        text,
+        r#"
+[server]
+drain_timeout = "0s"
+
+[workers]
+count = {workers}
+cpus = "{cpus}"
+io = "{io}"
+connections_max = {connections_max}
+
+[admin]
+address = "{admin}"
+
+[[listener]]
+name = "edge"
+address = "{address}"
+backend = "app"
+kernel_tls = "{kernel_tls}"
+handshake_timeout = "{handshake}ms"
+idle_timeout = "{idle}ms"
+close_timeout = "{close}ms"
+[listener.tls]
+policy = "{policy}"
+certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]
+alpn = {alpn:?}
+
+[[backend]]
+name = "app"
+servers = {servers:?}
+connect_timeout = "{connect}ms"
+"#,
+        workers = options.workers,
+        cpus = cpus(options.workers),
+        io = options.io,
+        connections_max = options.connections_max,
+        kernel_tls = options.kernel_tls,
+        policy = options.policy,
+        chain = files.chain,
+        key = files.key,
+        alpn = options.alpn,
+        handshake = options.handshake_timeout.as_millis(),
+        idle = options.idle_timeout.as_millis(),
+        close = options.close_timeout.as_millis(),
+        servers = options.servers,
+        connect = options.connect_timeout.as_millis(),
+    )
+    .unwrap();
+    text
+}
+
+/// CPUs that we may use, in turn, so that tests that run side by side do not all pin their workers to the first one.
+fn cpus(count: usize) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let allowed: Vec<_> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).collect();
+    let first = NEXT.fetch_add(count, Ordering::Relaxed);
+    let chosen: Vec<_> =
+        (first..first + count.min(allowed.len())).map(|at| allowed[at % allowed.len()].to_string()).collect();
+    chosen.join(",")
+}
+
+fn scrape(admin: SocketAddr) -> String {
+    let mut stream = wait_for("admin endpoint accepts connections", || TcpStream::connect(admin).ok());
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
