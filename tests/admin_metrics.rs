@@ -85,6 +85,7 @@ fn process() -> Process {
             certificate_not_after: SystemTime::now(),
         }],
         phase: PhaseCell::new(),
+        ticket_ring: Arc::default(),
     }
 }
 
