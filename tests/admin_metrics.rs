@@ -86,7 +86,6 @@ fn process() -> Process {
         }],
         ticket_ring: std::sync::Arc::default(),
         phase: PhaseCell::new(),
-        ticket_ring: Arc::default(),
     }
 }
 
