@@ -11,7 +11,7 @@ use super::offload::{Offload, Progress};
 use crate::telemetry::{Direction, RelayPath};
 
 pub(super) struct BackendToClient<'a> {
-    pub(super) sides: Sides<'a>,
+    pub(super) sides: &'a Sides<'a>,
     pub(super) writer: &'a ClientWriter<'a>,
     offload: &'a Offload<'a>,
     progress: Progress,
@@ -32,7 +32,7 @@ impl Drop for BackendToClient<'_> {
 }
 
 impl<'a> BackendToClient<'a> {
-    pub(super) fn new(sides: Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
+    pub(super) fn new(sides: &'a Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
         let progress = Progress::new(Direction::BackendToClient);
         Self { sides, writer, offload, progress, state: Cell::new(State::Open) }
     }

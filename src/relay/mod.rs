@@ -36,7 +36,6 @@ use close::{Broken, Ended};
 use offload::Offload;
 
 /// What a relay works with: the sockets and what the worker lends.
-#[derive(Clone, Copy)]
 pub struct Sides<'a> {
     /// The client's socket, beyond the handshake.
     pub client: &'a Stream,
@@ -74,24 +73,25 @@ pub struct Outcome {
 /// told what it is to be told; closing the sockets is left to the caller.
 ///
 /// Cancel safety: not safe; dropped, it leaves the connection to be closed.
-pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
-    let suite = handover.suite;
-    let (sealer, opener) = match (Sealer::new(handover.send), Opener::new(handover.receive)) {
+pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
+    // Out of its box, which is freed: what a future is given by value it keeps to its end.
+    let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
+    let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
         (Ok(sealer), Ok(opener)) => (sealer, opener),
         (Err(error), _) | (_, Err(error)) => return close::internal(&error),
     };
-    let sealer = match handover.max_fragment_length {
+    let sealer = match max_fragment_length {
         Some(limit) => sealer.with_fragment_len(usize::from(limit)),
         None => sealer,
     };
-    let (client_secret, server_secret) = handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
-    let offload = Offload::new(sides, suite, handover.max_fragment_length);
+    let (client_secret, server_secret) = traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
+    let offload = Offload::new(sides, suite, max_fragment_length);
     let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
     let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
     let sealing = BackendToClient::new(sides, &writer, &offload);
     sides.watch.allow(sides.idle_timeout);
     let result = {
-        let (opened, sealed) = (pin!(opening.run(handover.leftover)), pin!(sealing.run()));
+        let (opened, sealed) = (pin!(opening.run(leftover)), pin!(sealing.run()));
         sides.watch.guard(pin!(join(opened, sealed))).await
     };
     let client_end = opening.end();
