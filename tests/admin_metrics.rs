@@ -30,13 +30,14 @@ fn reference_page_lists_the_catalogue() {
 fn exposition_is_valid_and_holds_every_metric_of_the_catalogue() {
     let text = Exposition::new(Arc::new(process())).encode().unwrap();
     let families = openmetrics::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(openmetrics::value(&text, "sluice_workers{state=\"running\"}"), Some(3.0));
     let metrics = catalog::all();
     assert_eq!(families.len(), metrics.len());
     for metric in metrics {
         let name = metric.sample_name();
-        let family = families.values().find(|family| {
-            family.samples.iter().any(|(sample, _)| sample.split('{').next() == Some(name.as_str()))
-        });
+        let family = families
+            .values()
+            .find(|family| family.samples.iter().any(|(sample, _)| sample.split('{').next() == Some(name.as_str())));
         let family = family.unwrap_or_else(|| panic!("{name} is not exposed"));
         assert_eq!(family.help, metric.help);
         assert_eq!(family.unit.as_deref(), metric.unit.as_ref().map(|unit| unit.as_str()));
@@ -83,6 +84,7 @@ fn process() -> Process {
             backend: "app".to_owned(),
             certificate_not_after: SystemTime::now(),
         }],
+        ticket_ring: std::sync::Arc::default(),
         phase: PhaseCell::new(),
     }
 }

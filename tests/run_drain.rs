@@ -4,7 +4,6 @@
 
 mod run_support;
 
-use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
@@ -47,7 +46,7 @@ fn sigterm_lets_a_download_finish_and_refuses_new_connections() {
 fn second_signal_stops_at_once() {
     let backend = Backend::start();
     let mut proxy = Proxy::start(&Options { drain_timeout: "1h", ..Options::to(backend.address) });
-    let mut download = half_way(&proxy, &backend);
+    let download = half_way(&proxy, &backend);
 
     proxy.signal(Signal::SIGTERM);
     proxy.log().wait_for("draining");
@@ -57,21 +56,20 @@ fn second_signal_stops_at_once() {
     assert_eq!(proxy.wait().code(), Some(0));
 
     // Cut, and seen to be cut.
-    assert!(!download.wait().unwrap().success());
-    let mut bytes = Vec::new();
-    download.stdout.take().unwrap().read_to_end(&mut bytes).unwrap();
-    assert!(bytes.len() <= HALF_BYTES);
+    let output = download.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert!(output.stdout.len() <= HALF_BYTES);
 }
 
 #[test]
 fn drain_ends_at_its_timeout_with_connections_still_open() {
     let backend = Backend::start();
     let mut proxy = Proxy::start(&Options { drain_timeout: "1s", ..Options::to(backend.address) });
-    let mut download = half_way(&proxy, &backend);
+    let download = half_way(&proxy, &backend);
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.wait().code(), Some(0));
     proxy.log().wait_for("drain timed out");
-    assert!(!download.wait().unwrap().success());
+    assert!(!download.wait_with_output().unwrap().status.success());
 }
 
 #[test]

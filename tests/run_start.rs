@@ -5,10 +5,11 @@
 mod run_support;
 
 use std::net::TcpListener;
-use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use run_support::{Backend, Options, Proxy, wait_until};
+use run_support::{Backend, Options, Proxy, Reader, openmetrics, wait_until};
+use sluice::admin::{BindError, Endpoint};
+use sluice::server::{self, Ended, ServeError};
 
 #[test]
 fn summary_names_what_runs() {
@@ -30,10 +31,8 @@ fn summary_names_what_runs() {
 
 #[test]
 fn json_log_is_one_object_per_line() {
-    let mut proxy = Proxy::start(&Options {
-        arguments: vec!["--log-format", "json"],
-        ..Options::to(Backend::start().address)
-    });
+    let mut proxy =
+        Proxy::start(&Options { arguments: vec!["--log-format", "json"], ..Options::to(Backend::start().address) });
     proxy.signal(Signal::SIGTERM);
     proxy.wait();
     proxy.log().wait_for("every worker has ended");
@@ -64,7 +63,7 @@ fn log_filter_comes_from_the_option_before_the_environment() {
 fn address_in_use_is_named_and_ends_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
-    let mut proxy = Proxy::spawn(&Options { listen, ..Options::to(Backend::start().address) });
+    let mut proxy = Proxy::spawn(&Options { listen: Some(listen), ..Options::to(Backend::start().address) });
     assert_eq!(proxy.wait().code(), Some(69));
     let line = proxy.log().wait_for("another process listens there");
     assert!(line.contains(&listen.to_string()), "{line}");
@@ -97,8 +96,7 @@ fn short_of_descriptors_it_says_so_and_ends_or_serves_but_never_hangs() {
 
 #[test]
 fn descriptor_limit_is_raised_to_the_hard_one() {
-    let proxy =
-        Proxy::start(&Options { descriptors: Some((256, 4096)), ..Options::to(Backend::start().address) });
+    let proxy = Proxy::start(&Options { descriptors: Some((256, 4096)), ..Options::to(Backend::start().address) });
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(line.split_whitespace().collect::<Vec<_>>()[3..5], ["4096", "4096"]);
@@ -108,21 +106,70 @@ fn descriptor_limit_is_raised_to_the_hard_one() {
 
 #[test]
 fn too_few_descriptors_for_the_configuration_are_warned_about() {
-    let proxy =
-        Proxy::start(&Options { descriptors: Some((256, 1024)), ..Options::to(Backend::start().address) });
+    let proxy = Proxy::start(&Options { descriptors: Some((256, 1024)), ..Options::to(Backend::start().address) });
     let line = proxy.log().wait_for("descriptors are short");
     assert!(line.contains("WARN") && line.contains("limit=1024 needed=2256"), "{line}");
 }
 
 #[test]
-fn log_that_nobody_reads_does_not_stop_the_service() {
+fn log_whose_reader_is_gone_does_not_stop_the_service() {
     let backend = Backend::start();
-    let proxy = Proxy::start(&Options { arguments: vec!["--log-level", "trace"], ..Options::to(backend.address) });
+    let mut proxy = Proxy::start(&Options {
+        reader: Reader::Leaves,
+        arguments: vec!["--log-level", "trace"],
+        ..Options::to(backend.address)
+    });
+    for _ in 0..3 {
+        backend.proceed();
+        assert!(proxy.curl(&[]).output().unwrap().stdout == Backend::body());
+    }
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn log_that_nobody_reads_does_not_stop_the_service_and_what_is_dropped_is_counted() {
+    let backend = Backend::start();
+    let mut proxy = Proxy::start(&Options {
+        reader: Reader::Stalls,
+        arguments: vec!["--log-level", "debug"],
+        ..Options::to(backend.address)
+    });
     let address = proxy.address();
-    // A second process whose standard error is a pipe without a reader.
-    let mut deaf = Proxy::spawn_with_log(&Options::to(backend.address), Stdio::piped());
-    drop(deaf.stderr());
-    assert!(address.port() > 0);
+    let dropped =
+        || openmetrics::value(&proxy.metrics(), "sluice_log_lines_dropped_total").filter(|count| *count > 0.0);
+    let more = || {
+        (0..500).for_each(|_| drop(std::net::TcpStream::connect(address)));
+        dropped()
+    };
+    wait_until("lines are dropped", more, || proxy.metrics());
+    backend.proceed();
+    assert!(proxy.curl(&[]).output().unwrap().stdout == Backend::body());
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn worker_that_cannot_be_pinned_ends_the_start() {
+    let files = tempfile::tempdir().unwrap();
+    let settings = run_support::settings(files.path(), vec![0, 1023]);
+    let error = server::serve(&settings).unwrap_err();
+    assert!(matches!(error, ServeError::Worker { index: 1, source: Ended::Failed(_) }), "{error:?}");
+    assert!(error.to_string().contains("worker 1 cannot be pinned to CPU 1023"), "{error}");
+}
+
+#[test]
+fn admin_address_that_anyone_can_reach_is_refused() {
+    let error = Endpoint::bind("0.0.0.0:0".parse().unwrap()).unwrap_err();
+    assert!(matches!(error, BindError::NotLoopback(_)), "{error}");
+    assert!(error.to_string().contains("0.0.0.0:0 is not a loopback address; use 127.0.0.1"), "{error}");
+}
+
+#[test]
+fn admin_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = Endpoint::bind(taken.local_addr().unwrap()).unwrap_err();
+    assert!(error.to_string().contains(&taken.local_addr().unwrap().to_string()), "{error}");
 }
 
 /// Whether the process has a handler for `signal`.

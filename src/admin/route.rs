@@ -70,9 +70,7 @@ fn not_allowed(methods: &'static str) -> Answer {
 
 fn metrics(source: &Source) -> Answer {
     match source.exposition.encode() {
-        Ok(body) => {
-            Answer { content_type: exposition::CONTENT_TYPE, body, ..Answer::text(StatusCode::OK, "") }
-        }
+        Ok(body) => Answer { content_type: exposition::CONTENT_TYPE, body, ..Answer::text(StatusCode::OK, "") },
         Err(_) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded"),
     }
 }

@@ -80,13 +80,17 @@ fn read(process: &Process) -> Status<'_> {
         connections: Connections {
             open: process.connections_open(),
             accepted: sum(process, |metrics| metrics.connections_accepted.value()),
-            closed: by_label(|reason: CloseReason| sum(process, |metrics| metrics.connections_closed.of(reason).value())),
+            closed: by_label(|reason: CloseReason| {
+                sum(process, |metrics| metrics.connections_closed.of(reason).value())
+            }),
         },
         handshakes: Handshakes {
             completed: by_label(|version: Version| {
                 by_label(|kind: Kind| sum(process, |metrics| metrics.handshakes.of(version).of(kind).value()))
             }),
-            failed: by_label(|reason: FailureReason| sum(process, |metrics| metrics.handshakes_failed.of(reason).value())),
+            failed: by_label(|reason: FailureReason| {
+                sum(process, |metrics| metrics.handshakes_failed.of(reason).value())
+            }),
         },
         workers: process.workers.iter().enumerate().map(worker).collect(),
         listeners: process.listeners.iter().map(listener).collect(),

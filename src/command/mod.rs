@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod run;
+pub mod tickets;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};

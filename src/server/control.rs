@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use super::settings::Settings;
 use super::signal::{Asked, Held, Signals};
 use super::start::{Ended, Server, StartError};
+use super::tickets::MAINTENANCE_INTERVAL;
 use super::{limit, summary};
 use crate::admin;
 use crate::telemetry::{Phase, Process, WorkerState};
@@ -110,15 +111,25 @@ struct Control {
 
 impl Control {
     fn new(server: Server, process: Arc<Process>, drain_timeout: Duration) -> Self {
-        Self { server, process, drain_timeout, is_told_to_stop: false, deadline: None, progress_due: Instant::now(), failure: None }
+        Self {
+            server,
+            process,
+            drain_timeout,
+            is_told_to_stop: false,
+            deadline: None,
+            progress_due: Instant::now(),
+            failure: None,
+        }
     }
 
     async fn run(mut self, mut signals: Signals, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        let mut tickets = tokio::time::interval(MAINTENANCE_INTERVAL);
         loop {
             tokio::select! {
                 asked = signals.next() => self.obey(asked),
                 Some(admin::Request::Drain) = requests.recv() => self.drain("admin"),
+                _ = tickets.tick() => self.server.maintain_tickets(),
                 _ = watch.tick() => {
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
                         return ended;

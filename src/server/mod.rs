@@ -6,6 +6,7 @@ mod settings;
 mod signal;
 mod start;
 mod summary;
+mod tickets;
 
 pub use control::{ServeError, serve};
 pub use settings::Settings;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::settings::Settings;
+use super::tickets::Tickets;
 use crate::ktls;
 use crate::sys::socket;
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{RingCounters, WorkerMetrics};
 use crate::tls::identity::{Identity, IdentityError};
+use crate::ticket::{KeeperError, ScopeKeys};
 use crate::worker::{self, Command, ListenerPlan, Plan, Ring, RingError, WorkerError};
 
 /// Connections that may wait to be accepted, per worker and listener; the kernel caps it at net.core.somaxconn.
@@ -25,6 +27,7 @@ pub struct Server {
     certificates_not_after: Vec<SystemTime>,
     ring: Ring,
     capabilities: Arc<ktls::Capabilities>,
+    tickets: Tickets,
 }
 
 /// Why the proxy could not start.
@@ -51,6 +54,9 @@ pub enum StartError {
     /// The machine: no io_uring, where the configuration demands it.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// Configuration or machine: the ticket ring.
+    #[error("ticket ring: {0}")]
+    Tickets(#[from] KeeperError),
     /// The machine: no kernel TLS, where the configuration demands it.
     #[error("listener {listener}: {source}")]
     KernelTls {
@@ -83,11 +89,14 @@ impl Server {
             tracing::warn!("{error}; workers wait with epoll instead, which costs throughput (workers.io)");
         }
         let worker_count = settings.workers.cpus.len();
+        let mut tickets = Tickets::open(&settings.tickets)?;
         let (mut sockets, addresses) = bind_all(settings, worker_count)?;
         let metrics: Vec<_> = (0..worker_count).map(|_| Arc::<WorkerMetrics>::default()).collect();
         let certificates_not_after = identities.iter().map(|identity| identity.not_after()).collect();
+        let ticket_keys = settings.listeners.iter().map(|listener| tickets.of(listener)).collect::<Result<Vec<_>, _>>()?;
         let mut server =
-            Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities };
+            Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities, tickets };
+        server.tickets.maintain();
         for (index, cpu) in settings.workers.cpus.iter().enumerate() {
             let plan = Plan {
                 index,
@@ -95,8 +104,8 @@ impl Server {
                 ring,
                 connections_max: settings.workers.connections_max,
                 buffer_bytes_max: settings.workers.buffer_bytes_max,
-                listeners: plan_listeners(settings, &identities, sockets.remove(0)),
-                tickets_per_handshake: if settings.tickets.lifetime.is_zero() { 0 } else { settings.tickets.count },
+                listeners: plan_listeners(settings, &identities, &ticket_keys, sockets.remove(0)),
+                tickets: server.tickets.settings().clone(),
                 capabilities: Arc::clone(&server.capabilities),
                 metrics: Arc::clone(&server.metrics[index]),
             };
@@ -129,6 +138,16 @@ impl Server {
     /// What the kernel can do for TLS.
     pub fn capabilities(&self) -> &ktls::Capabilities {
         &self.capabilities
+    }
+
+    /// What happened to the ticket ring.
+    pub fn ticket_ring_counters(&self) -> Arc<RingCounters> {
+        self.tickets.counters()
+    }
+
+    /// Keeps the ticket ring up to date with the clock and its file.
+    pub fn maintain_tickets(&mut self) {
+        self.tickets.maintain();
     }
 
     /// The counters of each worker.
@@ -198,8 +217,9 @@ impl Server {
         let workers: Vec<_> = threads.into_iter().map(|thread| Some(worker::Handle::over_thread(thread))).collect();
         let metrics = workers.iter().map(|_| Arc::default()).collect();
         let capabilities = Arc::new(ktls::Capabilities::unasked());
+        let tickets = Tickets::none();
         let (addresses, certificates_not_after) = (Vec::new(), Vec::new());
-        Self { workers, metrics, addresses, certificates_not_after, ring: Ring::Epoll, capabilities }
+        Self { workers, metrics, addresses, certificates_not_after, ring: Ring::Epoll, capabilities, tickets }
     }
 }
 
@@ -258,15 +278,24 @@ fn bind_all(settings: &Settings, worker_count: usize) -> Result<(Vec<Sockets>, V
     Ok((sockets, addresses))
 }
 
-fn plan_listeners(settings: &Settings, identities: &[Arc<Identity>], sockets: Sockets) -> Vec<ListenerPlan> {
-    let listeners = settings.listeners.iter().zip(identities).zip(sockets);
-    let plan = |((listener, identity), socket): ((&worker::ListenerSettings, &Arc<Identity>), OwnedFd)| ListenerPlan {
-        settings: listener.clone(),
-        identity: Arc::clone(identity),
-        backend: settings.backends[listener.backend].clone(),
-        socket,
-    };
-    listeners.map(plan).collect()
+fn plan_listeners(
+    settings: &Settings,
+    identities: &[Arc<Identity>],
+    ticket_keys: &[Option<Arc<ScopeKeys>>],
+    sockets: Sockets,
+) -> Vec<ListenerPlan> {
+    let shared = identities.iter().zip(ticket_keys);
+    let mut plans = Vec::new();
+    for ((listener, (identity, ticket_keys)), socket) in settings.listeners.iter().zip(shared).zip(sockets) {
+        plans.push(ListenerPlan {
+            settings: listener.clone(),
+            identity: Arc::clone(identity),
+            ticket_keys: ticket_keys.clone(),
+            backend: settings.backends[listener.backend].clone(),
+            socket,
+        });
+    }
+    plans
 }
 
 fn local_port(socket: &OwnedFd) -> io::Result<u16> {

@@ -19,14 +19,13 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         state: WorkerStateCell::new(),
     };
     let bound = server.addresses().iter().zip(server.certificates_not_after());
-    let listener = |(listener, (address, not_after)): (&worker::ListenerSettings, (&SocketAddr, &SystemTime))| {
-        ListenerView {
+    let listener =
+        |(listener, (address, not_after)): (&worker::ListenerSettings, (&SocketAddr, &SystemTime))| ListenerView {
             name: listener.name.clone(),
             address: *address,
             backend: settings.backends[listener.backend].name.clone(),
             certificate_not_after: *not_after,
-        }
-    };
+        };
     Process {
         version: env!("CARGO_PKG_VERSION"),
         openssl: openssl::version::version(),
@@ -37,6 +36,7 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         started_at: started.1,
         workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
         listeners: settings.listeners.iter().zip(bound).map(listener).collect(),
+        ticket_ring: server.ticket_ring_counters(),
         phase: PhaseCell::new(),
     }
 }

@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod cmsg;
 pub mod kdf;
+pub mod openssl_ext;
 pub mod socket;
 pub mod splice;
 pub mod ssl;

@@ -6,6 +6,7 @@
 use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
+use super::ticket::{RingCounters, TicketCounters};
 use super::worker::WorkerMetrics;
 
 /// One metric as it is exposed and documented.
@@ -78,8 +79,9 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
+    let (ring_events, _) = ticket_ring_events(&RingCounters::default());
     let process =
-        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
+        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open(), ring_events];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(counted).collect()
 }
@@ -131,6 +133,11 @@ pub(super) fn draining() -> Metric {
     }
 }
 
+/// What happened to the ticket ring.
+pub(super) fn ticket_ring_events(counters: &RingCounters) -> (Metric, Vec<Sample>) {
+    read("sluice_ticket_ring_events", "What happened to the ticket ring and its file", &counters.events)
+}
+
 /// Workers by state.
 pub(super) fn workers() -> Metric {
     Metric {
@@ -176,8 +183,10 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         kernel_tls_promoted,
         kernel_tls_kept,
         kernel_tls_rekeyed,
+        tickets,
         panics,
     } = worker;
+    let TicketCounters { issued, opened } = &**tickets;
     vec![
         read("sluice_connections_accepted", "Client connections accepted", connections_accepted),
         read("sluice_connections_open", "Client connections open now", connections_open),
@@ -202,6 +211,8 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         read("sluice_kernel_tls_promoted", "Directions handed over to kernel TLS", kernel_tls_promoted),
         read("sluice_kernel_tls_kept", "Directions that stayed in userspace to their end, by why", kernel_tls_kept),
         read("sluice_kernel_tls_rekeyed", "Keys of promoted directions that were replaced", kernel_tls_rekeyed),
+        read("sluice_tickets_issued", "Session tickets that were to be sent, by what became of them", issued),
+        read("sluice_tickets_opened", "Session tickets received, by what became of them", opened),
         read("sluice_panics", "Panics contained in their connection; each one is a bug to report", panics),
     ]
 }

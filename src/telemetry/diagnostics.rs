@@ -29,7 +29,9 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum DiagnosticsError {
     /// Configuration: the filter.
-    #[error("log filter {filter:?}: {source}; allowed: a level (error, warn, info, debug, trace, off), or module=level pairs separated by commas")]
+    #[error(
+        "log filter {filter:?}: {source}; allowed: a level (error, warn, info, debug, trace, off), or module=level pairs separated by commas"
+    )]
     Filter {
         /// What was found.
         filter: String,
@@ -55,8 +57,8 @@ pub struct Diagnostics {
 /// # Errors
 /// [`DiagnosticsError`].
 pub fn start(filter: &str, format: Format) -> Result<Diagnostics, DiagnosticsError> {
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|source| DiagnosticsError::Filter { filter: filter.to_owned(), source })?;
+    let parsed =
+        EnvFilter::try_new(filter).map_err(|source| DiagnosticsError::Filter { filter: filter.to_owned(), source })?;
     let queue = start_writer(io::stderr()).map_err(DiagnosticsError::Thread)?;
     let lines = queue.clone();
     let builder = tracing_subscriber::fmt()

@@ -64,6 +64,7 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         (catalog::draining(), vec![sample([], i128::from(process.phase.get() != Phase::Serving))]),
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
+        catalog::ticket_ring_events(&process.ticket_ring),
     ];
     readings.extend(sum_of_workers(process));
     readings

@@ -6,6 +6,7 @@ pub mod diagnostics;
 pub mod exposition;
 mod label;
 mod process;
+mod ticket;
 mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
@@ -13,4 +14,5 @@ pub use label::{
     AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version,
 };
 pub use process::{ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
+pub use ticket::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
 pub use worker::WorkerMetrics;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Instant, SystemTime};
 
+use super::ticket::RingCounters;
 use super::worker::WorkerMetrics;
 
 /// The facts that were settled when the process started, and what has changed since.
@@ -29,6 +30,8 @@ pub struct Process {
     pub workers: Vec<WorkerView>,
     /// The listeners in the order of the configuration.
     pub listeners: Vec<ListenerView>,
+    /// What happened to the ticket ring.
+    pub ticket_ring: Arc<RingCounters>,
     /// What the process is doing.
     pub phase: PhaseCell,
 }
@@ -191,6 +194,7 @@ impl Process {
                 backend: "app".to_owned(),
                 certificate_not_after: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             }],
+            ticket_ring: Arc::default(),
             phase: PhaseCell::new(),
         }
     }

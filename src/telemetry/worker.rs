@@ -1,7 +1,10 @@
 //! What one worker counts.
 
+use std::sync::Arc;
+
 use super::cell::{ByLabel, Counter, Gauge};
 use super::label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version};
+use super::ticket::TicketCounters;
 
 /// The counters of one worker: written by it alone, read by the scrape.
 ///
@@ -39,6 +42,8 @@ pub struct WorkerMetrics {
     pub kernel_tls_kept: ByLabel<Direction, ByLabel<KeepReason>>,
     /// Keys of promoted directions that were replaced.
     pub kernel_tls_rekeyed: ByLabel<Direction>,
+    /// Session tickets, counted by the callbacks on the worker's thread.
+    pub tickets: Arc<TicketCounters>,
     /// Panics in a connection, each contained.
     pub panics: Counter,
 }

@@ -1,5 +1,7 @@
 //! What every handshake of a listener starts from: an OpenSSL context built from the listener's settings.
 
+use std::sync::Arc;
+
 use openssl::error::ErrorStack;
 use openssl::ssl::{
     AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVersion,
@@ -8,6 +10,7 @@ use openssl::ssl::{
 use super::identity::Identity;
 use super::secrets;
 use super::settings::{Policy, Settings};
+use crate::ticket::{self, Clock, ScopeKeys, TicketSettings};
 
 /// The context of one listener.
 ///
@@ -21,11 +24,15 @@ impl Context {
     ///
     /// # Errors
     /// When OpenSSL refuses a setting; the settings were checked before, so this is a bug or a crippled library.
-    pub fn build(settings: &Settings, identity: &Identity, tickets_per_handshake: usize) -> Result<Self, ErrorStack> {
+    pub fn build(
+        settings: &Settings,
+        identity: &Identity,
+        tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
+    ) -> Result<Self, ErrorStack> {
         let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
         set_protocol(&mut builder, settings.policy)?;
         set_identity(&mut builder, identity)?;
-        set_sessions(&mut builder, tickets_per_handshake)?;
+        set_sessions(&mut builder, tickets)?;
         set_alpn(&mut builder, &settings.alpn);
         secrets::install(&mut builder);
         Ok(Self { ssl: builder.build() })
@@ -81,13 +88,16 @@ fn set_identity(builder: &mut SslContextBuilder, identity: &Identity) -> Result<
 }
 
 /// Resumption is by tickets only: the server keeps nothing.
-fn set_sessions(builder: &mut SslContextBuilder, tickets_per_handshake: usize) -> Result<(), ErrorStack> {
-    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
-    builder.set_session_id_context(b"sluice")?;
-    if tickets_per_handshake == 0 {
-        builder.set_options(SslOptions::NO_TICKET);
+fn set_sessions(
+    builder: &mut SslContextBuilder,
+    tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
+) -> Result<(), ErrorStack> {
+    if let Some((keys, settings)) = tickets {
+        return ticket::install(builder, keys, settings, Clock::System);
     }
-    builder.set_num_tickets(tickets_per_handshake)
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+    builder.set_options(SslOptions::NO_TICKET);
+    builder.set_num_tickets(0)
 }
 
 fn set_alpn(builder: &mut SslContextBuilder, protocols: &[String]) {

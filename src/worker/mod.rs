@@ -24,7 +24,8 @@ use nix::unistd::Pid;
 use crate::backend::{self, Servers};
 use crate::ktls;
 use crate::sys::socket::Acceptor;
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{TicketCounters, WorkerMetrics};
+use crate::ticket::{ScopeKeys, TicketSettings};
 use crate::timer;
 use crate::tls::{self, identity::Identity};
 use context::{Listener, WorkerContext};
@@ -46,8 +47,8 @@ pub struct Plan {
     pub buffer_bytes_max: usize,
     /// Its listeners.
     pub listeners: Vec<ListenerPlan>,
-    /// Tickets issued per TLS 1.3 handshake.
-    pub tickets_per_handshake: usize,
+    /// How tickets are issued.
+    pub tickets: TicketSettings,
     /// What the kernel can do for TLS.
     pub capabilities: Arc<ktls::Capabilities>,
     /// Its counters.
@@ -60,6 +61,8 @@ pub struct ListenerPlan {
     pub settings: ListenerSettings,
     /// Its certificate and key.
     pub identity: Arc<Identity>,
+    /// The keys of its tickets; none: no tickets.
+    pub ticket_keys: Option<Arc<ScopeKeys>>,
     /// Where its connections go.
     pub backend: backend::Settings,
     /// Its own listening socket, bound with SO_REUSEPORT.
@@ -135,11 +138,12 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     let start_error = |source| WorkerError::Start { index, source };
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
     let worker =
-        WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, plan.capabilities, plan.metrics);
+        WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, plan.capabilities, Arc::clone(&plan.metrics));
+    TicketCounters::adopt(Arc::clone(&plan.metrics.tickets));
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
         for listener in plan.listeners {
-            let (acceptor, listener) = open(listener, index, plan.tickets_per_handshake)?;
+            let (acceptor, listener) = open(listener, index, &plan.tickets)?;
             monoio::spawn(accept::run(acceptor, Rc::new(listener), Rc::clone(&worker)));
         }
         monoio::spawn(turn_wheel(Rc::clone(&worker)));
@@ -179,9 +183,13 @@ async fn turn_wheel(worker: Rc<WorkerContext>) {
     }
 }
 
-fn open(plan: ListenerPlan, worker: usize, tickets: usize) -> Result<(Acceptor, Listener), WorkerError> {
-    let ListenerPlan { settings, identity, backend, socket } = plan;
-    let tls = tls::Context::build(&settings.tls, &identity, tickets)
+fn open(
+    plan: ListenerPlan,
+    worker: usize,
+    tickets: &TicketSettings,
+) -> Result<(Acceptor, Listener), WorkerError> {
+    let ListenerPlan { settings, identity, ticket_keys, backend, socket } = plan;
+    let tls = tls::Context::build(&settings.tls, &identity, ticket_keys.map(|keys| (keys, tickets)))
         .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })?;
     let listener = Listener {
         tls,

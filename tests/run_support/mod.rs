@@ -7,10 +7,11 @@ pub(crate) mod openmetrics;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 /// How long anything may take before the test gives up.
@@ -32,11 +34,14 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) backend: SocketAddr,
-    pub(crate) listen: SocketAddr,
+    /// None: a free port.
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) cpus: &'static str,
     pub(crate) drain_timeout: &'static str,
     pub(crate) arguments: Vec<&'static str>,
     pub(crate) environment: Vec<(&'static str, &'static str)>,
+    /// What becomes of the reader of the log once the process listens.
+    pub(crate) reader: Reader,
     /// RLIMIT_NOFILE, soft and hard.
     pub(crate) descriptors: Option<(u64, u64)>,
 }
@@ -45,14 +50,26 @@ impl Options {
     pub(crate) fn to(backend: SocketAddr) -> Self {
         Self {
             backend,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: None,
             cpus: "0",
             drain_timeout: "60s",
             arguments: Vec::new(),
             environment: Vec::new(),
+            reader: Reader::Stays,
             descriptors: None,
         }
     }
+}
+
+/// What becomes of the reader of the log once the process listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// It reads on.
+    Stays,
+    /// It holds the pipe and reads no more.
+    Stalls,
+    /// It closes the pipe.
+    Leaves,
 }
 
 /// A running `sluice run`; dropped, it is killed.
@@ -60,6 +77,7 @@ pub(crate) struct Proxy {
     child: Child,
     log: Log,
     directory: TempDir,
+    _ports: [Port; 2],
 }
 
 impl Proxy {
@@ -74,8 +92,9 @@ impl Proxy {
     pub(crate) fn spawn(options: &Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         write_certificate(directory.path());
+        let ports = [Port::reserve(), Port::reserve()];
         let config = directory.path().join("sluice.toml");
-        std::fs::write(&config, configuration(options)).unwrap();
+        std::fs::write(&config, configuration(options, &ports)).unwrap();
         let mut command = match options.descriptors {
             None => Command::new(env!("CARGO_BIN_EXE_sluice")),
             Some((soft, hard)) => {
@@ -87,8 +106,8 @@ impl Proxy {
         command.args(["run", "--config"]).arg(&config).args(&options.arguments).env_remove("SLUICE_LOG");
         command.envs(options.environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let log = Log::read(child.stderr.take().unwrap());
-        Self { child, log, directory }
+        let log = Log::read(child.stderr.take().unwrap(), options.reader);
+        Self { child, log, directory, _ports: ports }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -181,13 +200,21 @@ impl Drop for Proxy {
 pub(crate) struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    fn read(source: impl Read + Send + 'static) -> Self {
+    fn read(source: impl Read + Send + 'static, reader: Reader) -> Self {
         let log = Self(Arc::default());
         let filled = log.clone();
         thread::spawn(move || {
-            for line in BufReader::new(source).lines().map_while(Result::ok) {
+            let mut lines = BufReader::new(source).lines();
+            while let Some(Ok(line)) = lines.next() {
+                let listens = line.contains("admin listening");
                 filled.0.0.lock().unwrap().push(line);
                 filled.0.1.notify_all();
+                match reader {
+                    Reader::Leaves if listens => return,
+                    // Until the test ends, which ends the process too.
+                    Reader::Stalls if listens => thread::park(),
+                    _ => {}
+                }
             }
         });
         log
@@ -203,7 +230,23 @@ impl Log {
     }
 
     pub(crate) fn text(&self) -> String {
-        self.0.0.lock().unwrap().join("\n")
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+}
+
+/// A port that nobody else gets: bound without listening, in a way that lets the proxy bind it too.
+struct Port {
+    address: SocketAddr,
+    _socket: Socket,
+}
+
+impl Port {
+    fn reserve() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        Self { address: socket.local_addr().unwrap().as_socket().unwrap(), _socket: socket }
     }
 }
 
@@ -284,8 +327,9 @@ fn address_in(line: &str) -> SocketAddr {
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn configuration(options: &Options) -> String {
-    let Options { backend, listen, cpus, drain_timeout, .. } = options;
+fn configuration(options: &Options, [port, admin]: &[Port; 2]) -> String {
+    let Options { backend, cpus, drain_timeout, .. } = options;
+    let (listen, admin) = (options.listen.unwrap_or(port.address), admin.address);
     format!(
         r#"
 [server]
@@ -294,7 +338,7 @@ drain_timeout = "{drain_timeout}"
 cpus = "{cpus}"
 connections_max = 1000
 [admin]
-address = "127.0.0.1:0"
+address = "{admin}"
 [[listener]]
 name = "edge"
 address = "{listen}"
@@ -307,6 +351,17 @@ name = "app"
 servers = ["{backend}"]
 "#
     )
+}
+
+/// The settings that the configuration resolves to, with other CPUs; files go to `directory`.
+pub(crate) fn settings(directory: &Path, cpus: Vec<usize>) -> sluice::server::Settings {
+    write_certificate(directory);
+    let options = Options::to(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let config = directory.join("sluice.toml");
+    write(&config, configuration(&options, &[Port::reserve(), Port::reserve()]).as_bytes());
+    let mut settings = sluice::config::load(&config).unwrap_or_else(|findings| panic!("{findings}"));
+    settings.workers.cpus = cpus;
+    settings
 }
 
 /// A certificate for localhost that is its own authority.
@@ -331,5 +386,6 @@ fn write_certificate(directory: &Path) {
 }
 
 fn write(path: &Path, bytes: &[u8]) {
-    File::create(path).unwrap().write_all(bytes).unwrap();
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).unwrap();
+    file.write_all(bytes).unwrap();
 }

@@ -1,0 +1,416 @@
+//! Keeps a ring: ratchets it with the clock, shares it with other processes through its file, and publishes the keys
+//! of every scope.
+//!
+//! Belongs to the control thread. It reads and writes files and takes a lock; the data path sees none of that, only the
+//! tables in [`ScopeKeys`].
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::clock::UnixSeconds;
+use super::file::{FileError, FileStamp, LockWait, RingFile, load_key_file};
+use super::install::ScopeKeys;
+use super::key::{KeyName, KeyTable, Remembered, ScheduledKey, ScopeHash, TicketKey};
+use super::ring::{RETENTION_MAX, Relation, Ring, RingError, RingShape, Standing};
+use super::status::RingStatus;
+use super::telemetry::{RingCounters, RingEvent};
+
+/// Scopes whose keys are no longer used that are remembered, so that their tickets are counted as `scope`.
+pub const RETIRED_SCOPES_MAX: usize = 32;
+/// Expired key names that each scope remembers, so that their tickets are counted as `expired`.
+pub const EXPIRED_NAMES_MAX: usize = 64;
+
+/// Where keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A ring for this process only: sessions end with it.
+    Memory(RingShape),
+    /// A ring file.
+    File(PathBuf),
+    /// No ring: the first of the key files seals, for as long as the operator leaves it there. No forward secrecy.
+    KeyFiles,
+}
+
+/// A ring and the scopes that use it.
+#[derive(Debug)]
+pub struct Keeper {
+    source: Source,
+    /// Key files in nginx's format: beside a ring they only open.
+    key_file_paths: Vec<PathBuf>,
+    ring: Option<Ring>,
+    file: Option<(RingFile, FileStamp)>,
+    static_keys: Vec<TicketKey>,
+    scopes: Vec<Scope>,
+    retired: Vec<(ScopeHash, UnixSeconds)>,
+    changed_at: UnixSeconds,
+    /// The file has a ring that is behind the one in memory.
+    file_is_behind: bool,
+    /// The tables in use come from a ring that is no longer ours.
+    tables_are_foreign: bool,
+    counters: Arc<RingCounters>,
+}
+
+#[derive(Debug)]
+struct Scope {
+    hash: ScopeHash,
+    keys: Weak<ScopeKeys>,
+    expired: Vec<KeyName>,
+}
+
+/// What a reload or a maintenance run changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingChange {
+    /// Nothing.
+    None,
+    /// Another process had ratcheted the file further; followed.
+    Followed {
+        /// Epochs left behind.
+        epochs: u64,
+    },
+    /// The file was behind, as one is that was copied back from elsewhere. Kept ours; the file is to be rewritten.
+    KeptOurs {
+        /// Epochs that the file was behind.
+        epochs: u64,
+    },
+    /// A revocation reached this node: every ticket from before is refused.
+    Revoked,
+    /// Another ring is in the file: every ticket of the former one is refused.
+    Replaced,
+}
+
+/// What [`Keeper::maintain_at`] did.
+#[derive(Debug)]
+pub struct Maintenance {
+    /// What the file brought.
+    pub change: RingChange,
+    /// Epochs that the ring has left behind; their keys are wiped.
+    pub ratcheted_epochs: u64,
+    /// Whether the file has the ring as it is now. An error here leaves the ring in memory correct and the file with keys
+    /// of expired tickets: log it, count it, and try again with the next run.
+    pub persisted: Result<Persisted, FileError>,
+}
+
+/// Whether a ring file was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persisted {
+    /// There is no file, or it is up to date.
+    NotNeeded,
+    /// The file was replaced.
+    Written,
+}
+
+impl Keeper {
+    /// Loads or makes the keys. `key_files` are opened with, and sealed with only under [`Source::KeyFiles`].
+    pub fn open_at(source: Source, key_files: &[PathBuf], now: UnixSeconds) -> Result<Self, KeeperError> {
+        let static_keys = load_key_files(&source, key_files)?;
+        let (ring, file) = match &source {
+            Source::Memory(shape) => (Some(Ring::generate_at(*shape, now)?), None),
+            Source::KeyFiles => (None, None),
+            Source::File(path) => {
+                let file = RingFile::at(path);
+                let (ring, stamp) = file.load()?;
+                (Some(usable_at(ring, path, now)?), Some((file, stamp)))
+            }
+        };
+        Ok(Self {
+            source,
+            key_file_paths: key_files.to_vec(),
+            ring,
+            file,
+            static_keys,
+            scopes: Vec::new(),
+            retired: Vec::new(),
+            changed_at: now,
+            // The first maintenance brings a ring that waited long up to date.
+            file_is_behind: true,
+            tables_are_foreign: false,
+            counters: Arc::default(),
+        })
+    }
+
+    /// The keys of a scope, for [`install`](super::install()). The same scope gives the same keys for as long as anybody uses them.
+    ///
+    /// Its tickets are told apart from those of the other scopes from the next [`Keeper::maintain_at`] on; until then the
+    /// others' count as `unknown_key`.
+    pub fn scope_at(&mut self, hash: ScopeHash, now: UnixSeconds) -> Result<Arc<ScopeKeys>, KeeperError> {
+        if let Some(keys) = self.scopes.iter().find(|scope| scope.hash == hash).and_then(|scope| scope.keys.upgrade()) {
+            return Ok(keys);
+        }
+        let keys = Arc::new(ScopeKeys::new(hash, KeyTable::default()));
+        self.scopes.retain(|scope| scope.hash != hash);
+        self.retired.retain(|(retired, _)| *retired != hash);
+        let mut scope = Scope { hash, keys: Arc::downgrade(&keys), expired: Vec::new() };
+        self.publish_scope_at(&mut scope, &[], now)?;
+        self.scopes.push(scope);
+        Ok(keys)
+    }
+
+    /// Keeps everything up to date: looks at the file, ratchets, rewrites the file, publishes. Call it at
+    /// [`Keeper::next_maintenance_at`], after a step of the clock, and every minute or so to notice a changed file.
+    ///
+    /// On an error the former ring stays in use.
+    pub fn maintain_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let done = self.maintain_uncounted_at(now);
+        self.count(&done);
+        done
+    }
+
+    fn maintain_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let moved = self.file.as_ref().is_some_and(|(file, stamp)| file.stamp() != Some(*stamp));
+        let followed = if moved { self.follow_file_at(now) } else { Ok(RingChange::None) };
+        let ratcheted = self.ring.as_mut().map_or(Ok(0), |ring| ring.ratchet_at(now));
+        // Whatever failed: tables for this moment, so that no key is used longer than it may be.
+        self.publish_at(now)?;
+        let (change, ratcheted_epochs) = (followed?, ratcheted?);
+        Ok(self.finish_at(now, change, ratcheted_epochs))
+    }
+
+    /// Reads all files again, changed or not. On an error everything stays as it was.
+    pub fn reload_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let done = self.reload_uncounted_at(now);
+        self.count(&done);
+        done
+    }
+
+    /// What happened to the ring so far; written by the thread that owns the keeper.
+    pub fn counters(&self) -> Arc<RingCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn reload_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
+        let static_keys = load_key_files(&self.source, &self.key_file_paths)?;
+        let change = self.follow_file_at(now)?;
+        self.static_keys = static_keys;
+        let ratcheted = self.ring.as_mut().map_or(Ok(0), |ring| ring.ratchet_at(now));
+        self.publish_at(now)?;
+        Ok(self.finish_at(now, change, ratcheted?))
+    }
+
+    /// When [`Keeper::maintain_at`] is due next because of the clock.
+    pub fn next_maintenance_at(&self, now: UnixSeconds) -> UnixSeconds {
+        self.ring.as_ref().map_or(now.plus(Duration::from_secs(3600)), |ring| ring.next_epoch_at(now))
+    }
+
+    /// What may be shown about the keys.
+    pub fn status_at(&self, now: UnixSeconds) -> Result<RingStatus, KeeperError> {
+        let scopes = self.scopes.iter().filter_map(|scope| scope.keys.upgrade());
+        let names = scopes.flat_map(|keys| keys.table().names().collect::<Vec<_>>()).collect();
+        Ok(RingStatus::of(self.ring.as_ref(), self.changed_at, names, now)?)
+    }
+
+    fn count(&self, done: &Result<Maintenance, KeeperError>) {
+        let events = &self.counters.events;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => return events.of(error.event()).increment(),
+        };
+        if done.ratcheted_epochs > 0 {
+            events.of(RingEvent::Ratcheted).increment();
+        }
+        if done.persisted.is_err() {
+            events.of(RingEvent::NotPersisted).increment();
+        }
+        match done.change {
+            RingChange::None => {}
+            RingChange::Followed { .. } => events.of(RingEvent::Followed).increment(),
+            RingChange::KeptOurs { .. } => events.of(RingEvent::KeptOurs).increment(),
+            RingChange::Revoked => events.of(RingEvent::Revoked).increment(),
+            RingChange::Replaced => events.of(RingEvent::Replaced).increment(),
+        }
+    }
+
+    fn finish_at(&mut self, now: UnixSeconds, change: RingChange, ratcheted_epochs: u64) -> Maintenance {
+        if ratcheted_epochs > 0 || change != RingChange::None {
+            self.changed_at = now;
+            self.file_is_behind = true;
+        }
+        let persisted = if self.file_is_behind { self.persist() } else { Ok(Persisted::NotNeeded) };
+        self.file_is_behind = persisted.is_err();
+        Maintenance { change, ratcheted_epochs, persisted }
+    }
+
+    /// Compares the ring in use with the one in the file, and takes the newer.
+    fn follow_file_at(&mut self, now: UnixSeconds) -> Result<RingChange, KeeperError> {
+        let (Some((file, stamp)), Some(ring)) = (&mut self.file, &mut self.ring) else { return Ok(RingChange::None) };
+        let (candidate, loaded) = file.load()?;
+        let path = file.path().to_path_buf();
+        let change = match ring.relation_of(&candidate)? {
+            Relation::Same => RingChange::None,
+            Relation::Behind { epochs } => RingChange::KeptOurs { epochs },
+            Relation::Revoked => {
+                return Err(KeeperError::Revoked { path, file: candidate.generation(), own: ring.generation() });
+            }
+            relation => {
+                *ring = usable_at(candidate, &path, now)?;
+                match relation {
+                    Relation::Ahead { epochs } => RingChange::Followed { epochs },
+                    Relation::Revocation => RingChange::Revoked,
+                    _ => RingChange::Replaced,
+                }
+            }
+        };
+        *stamp = loaded;
+        self.tables_are_foreign |= matches!(change, RingChange::Revoked | RingChange::Replaced);
+        Ok(change)
+    }
+
+    /// Brings the file up to the ring in memory, unless another process has written something that says otherwise.
+    fn persist(&mut self) -> Result<Persisted, FileError> {
+        let (Some((file, stamp)), Some(ring)) = (&mut self.file, &self.ring) else { return Ok(Persisted::NotNeeded) };
+        let lock = file.lock(LockWait::Try)?;
+        let (on_disk, found) = file.load()?;
+        match ring.relation_of(&on_disk) {
+            Ok(Relation::Behind { .. }) => {}
+            Ok(Relation::Same) => {
+                *stamp = found;
+                return Ok(Persisted::NotNeeded);
+            }
+            // The stamp differs from ours, so that the next run follows the file, or reports what is wrong with it.
+            Ok(_) | Err(_) => return Ok(Persisted::NotNeeded),
+        }
+        *stamp = file.replace(&lock, ring)?;
+        Ok(Persisted::Written)
+    }
+
+    /// Gives every scope the table for `now`.
+    fn publish_at(&mut self, now: UnixSeconds) -> Result<(), KeeperError> {
+        self.retire_at(now);
+        let mut names = Vec::new();
+        if let Some(ring) = &self.ring {
+            let retired = self.retired.iter().map(|(hash, _)| *hash);
+            for hash in self.scopes.iter().map(|scope| scope.hash).chain(retired) {
+                names.extend(ring.names_at(&hash, now)?.into_iter().map(|name| (name, hash)));
+            }
+        }
+        let mut scopes = std::mem::take(&mut self.scopes);
+        let published = scopes.iter_mut().try_for_each(|scope| self.publish_scope_at(scope, &names, now));
+        self.scopes = scopes;
+        self.tables_are_foreign &= published.is_err();
+        published
+    }
+
+    /// Gives one scope its table; `names` are those of every scope.
+    fn publish_scope_at(
+        &self,
+        scope: &mut Scope,
+        names: &[(KeyName, ScopeHash)],
+        now: UnixSeconds,
+    ) -> Result<(), KeeperError> {
+        let Some(published) = scope.keys.upgrade() else { return Ok(()) };
+        let mut keys = self.ring.as_ref().map_or(Ok(Vec::new()), |ring| ring.keys_at(&scope.hash, now))?;
+        keys.extend(static_schedule(&self.static_keys, &self.source));
+        if self.tables_are_foreign {
+            // Tickets of the former ring are not expired but unknown.
+            scope.expired.clear();
+        } else {
+            remember_expired(&mut scope.expired, &published, &keys);
+        }
+        let foreign = names.iter().filter(|(_, hash)| *hash != scope.hash);
+        let remembered = scope.expired.iter().map(|name| (*name, Remembered::Expired));
+        let remembered = remembered.chain(foreign.map(|(name, _)| (*name, Remembered::OtherScope))).collect();
+        let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
+        published.publish(KeyTable::new(keys, remembered, retention));
+        Ok(())
+    }
+
+    /// Moves scopes that no context uses any more to the remembered ones, and forgets those whose tickets are over.
+    fn retire_at(&mut self, now: UnixSeconds) {
+        let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
+        let unused = self.scopes.iter().filter(|scope| scope.keys.strong_count() == 0).map(|scope| scope.hash);
+        self.retired.extend(unused.map(|hash| (hash, now.plus(retention))));
+        self.scopes.retain(|scope| scope.keys.strong_count() > 0);
+        self.retired.retain(|(_, until)| *until > now);
+        let excess = self.retired.len().saturating_sub(RETIRED_SCOPES_MAX);
+        self.retired.drain(..excess);
+    }
+}
+
+/// Why keys cannot be had or changed. The keys in use stay.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeeperError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The ring in itself, or compared with the one in use.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A file from before a revocation was put back.
+    #[error(
+        "{} has revocation {file} of the ring, {own} is in use: a revoked ring is never taken back; distribute the \
+         present one again",
+        path.display()
+    )]
+    Revoked {
+        /// The file.
+        path: PathBuf,
+        /// The generation in the file.
+        file: u32,
+        /// The generation in use.
+        own: u32,
+    },
+    /// This node's clock is late, or the one that ratcheted the file was early.
+    #[error(
+        "{} begins {epochs} epochs in the future; set this node's clock, or revoke the ring if it was ratcheted by a \
+         wrong one",
+        path.display()
+    )]
+    Ahead {
+        /// The file.
+        path: PathBuf,
+        /// Epochs until its first key.
+        epochs: u64,
+    },
+    /// Configuration.
+    #[error("no ticket key file is named, and no ring either")]
+    NoKeys,
+}
+
+impl KeeperError {
+    /// The event that it is counted as.
+    pub fn event(&self) -> RingEvent {
+        match self {
+            Self::Revoked { .. } => RingEvent::RefusedRevoked,
+            Self::Ahead { .. } => RingEvent::RefusedAhead,
+            Self::Ring(RingError::StepTooLong { .. }) => RingEvent::RefusedFarBehind,
+            Self::Ring(RingError::Diverged { .. }) => RingEvent::RefusedDiverged,
+            Self::File(_) => RingEvent::RefusedFile,
+            Self::Ring(_) | Self::NoKeys => RingEvent::Failed,
+        }
+    }
+}
+
+/// The ring, ratcheted to `now`, if it has keys for it.
+fn usable_at(mut ring: Ring, path: &Path, now: UnixSeconds) -> Result<Ring, KeeperError> {
+    if let Standing::Ahead { epochs } = ring.standing_at(now) {
+        return Err(KeeperError::Ahead { path: path.to_path_buf(), epochs });
+    }
+    ring.ratchet_at(now)?;
+    Ok(ring)
+}
+
+fn load_key_files(source: &Source, paths: &[PathBuf]) -> Result<Vec<TicketKey>, KeeperError> {
+    if *source == Source::KeyFiles && paths.is_empty() {
+        return Err(KeeperError::NoKeys);
+    }
+    Ok(paths.iter().map(|path| load_key_file(path)).collect::<Result<_, _>>()?)
+}
+
+/// Key files have no times of their own: they open for as long as they are there.
+fn static_schedule(keys: &[TicketKey], source: &Source) -> Vec<ScheduledKey> {
+    let schedule = |(index, key): (usize, &TicketKey)| {
+        let seals = if *source == Source::KeyFiles && index == 0 { 0..u64::MAX } else { 0..0 };
+        ScheduledKey { key: key.duplicate(), seals, opens: 0..u64::MAX }
+    };
+    keys.iter().enumerate().map(schedule).collect()
+}
+
+fn remember_expired(expired: &mut Vec<KeyName>, published: &ScopeKeys, keys: &[ScheduledKey]) {
+    let gone = |name: &KeyName| keys.iter().all(|scheduled| scheduled.key.name() != *name);
+    let former: Vec<KeyName> = published.table().names().filter(gone).collect();
+    expired.retain(gone);
+    expired.extend(former);
+    let excess = expired.len().saturating_sub(EXPIRED_NAMES_MAX);
+    expired.drain(..excess);
+}
