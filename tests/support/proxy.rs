@@ -109,6 +109,11 @@ impl Proxy {
         &self.files.ca
     }
 
+    /// Keeps it from running while `act` runs: it finds everything that `act` did at once.
+    pub(crate) fn freeze<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.process.freeze(act)
+    }
+
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
