@@ -43,12 +43,6 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let _ = kill(self.pid(), Signal::SIGTERM);
-        wait_for("process ends after SIGTERM", || self.child.try_wait().unwrap())
-    }
-
     /// Stops the process while `act` runs, so that it sees everything that `act` does at once.
     pub(crate) fn freeze<T>(&self, act: impl FnOnce() -> T) -> T {
         kill(self.pid(), Signal::SIGSTOP).unwrap();
