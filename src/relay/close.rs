@@ -149,6 +149,15 @@ pub(super) async fn tell_client(sides: &Sides<'_>, writer: &ClientWriter<'_>, br
     reason
 }
 
+/// The backend was lost while the client was sending, and what it had answered before has been passed on. There is no
+/// close_notify, but time to read: unread data of the client would turn the close into a reset that overtakes the answer.
+pub(super) async fn after_last_answer(sides: &Sides<'_>, broken: &Broken) -> CloseReason {
+    let reason = broken.reason();
+    tracing::debug!(error = %broken, reason = reason.label(), "connection ended");
+    linger(sides.client, sides.watch).await;
+    reason
+}
+
 /// The deadline passed with no direction at its end: the connection was idle, or a side stopped reading. The client is
 /// told with close_notify, unless it stopped in the middle of a record.
 pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
