@@ -22,7 +22,7 @@ use crate::telemetry::Direction;
 /// direction without a pause between the two; a control record that the other direction seals meanwhile waits in
 /// `queued` until the data is out. The kernel numbers records when it is given them, so there nothing has to wait.
 pub(super) struct ClientWriter<'a> {
-    sides: Sides<'a>,
+    sides: &'a Sides<'a>,
     offload: &'a Offload<'a>,
     engine: RefCell<Engine>,
     suite: &'static CipherSuite,
@@ -56,7 +56,7 @@ struct Shape {
 
 impl<'a> ClientWriter<'a> {
     pub(super) fn new(
-        sides: Sides<'a>,
+        sides: &'a Sides<'a>,
         offload: &'a Offload<'a>,
         sealer: Sealer,
         secret: Option<TrafficSecret>,

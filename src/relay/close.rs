@@ -122,7 +122,7 @@ pub(super) fn internal(error: &CryptoError) -> Outcome {
 /// Closes a connection that no server could be found for: cleanly, with close_notify, since nothing was cut off.
 ///
 /// Cancel safety: safe; the client then sees the connection end without close_notify.
-pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Handover) {
+pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Box<Handover>) {
     let Ok(mut sealer) = Sealer::new(handover.send) else { return };
     let mut record = Vec::new();
     if sealer.seal_control(ContentType::Alert, &Alert::CLOSE_NOTIFY.encode(), &mut record).is_ok()
@@ -133,7 +133,7 @@ pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Han
 }
 
 /// Sends the alert that belongs to a broken connection, if there is one and a record boundary to send it at.
-pub(super) async fn tell_client(sides: Sides<'_>, writer: &ClientWriter<'_>, broken: Broken) -> CloseReason {
+pub(super) async fn tell_client(sides: &Sides<'_>, writer: &ClientWriter<'_>, broken: Broken) -> CloseReason {
     let reason = broken.reason();
     match reason {
         CloseReason::Internal => tracing::error!(error = %broken, "connection ended by a bug"),
@@ -149,14 +149,23 @@ pub(super) async fn tell_client(sides: Sides<'_>, writer: &ClientWriter<'_>, bro
     reason
 }
 
+/// The backend was lost while the client was sending, and what it had answered before has been passed on. There is no
+/// close_notify, but time to read: unread data of the client would turn the close into a reset that overtakes the answer.
+pub(super) async fn after_last_answer(sides: &Sides<'_>, broken: &Broken) -> CloseReason {
+    let reason = broken.reason();
+    tracing::debug!(error = %broken, reason = reason.label(), "connection ended");
+    linger(sides.client, sides.watch).await;
+    reason
+}
+
 /// The deadline passed with no direction at its end: the connection was idle, or a side stopped reading. The client is
 /// told with close_notify, unless it stopped in the middle of a record.
-pub(super) async fn idle(sides: Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
+pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
     send_alert(sides, writer, Alert::CLOSE_NOTIFY).await;
     CloseReason::IdleTimeout
 }
 
-async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
+async fn send_alert(sides: &Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
     if !writer.can_send_control() || writer.queue_alert(alert).is_err() {
         return;
     }

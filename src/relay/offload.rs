@@ -10,7 +10,7 @@ use crate::telemetry::Direction;
 
 /// What decides whether and how the directions of a connection are promoted.
 pub(super) struct Offload<'a> {
-    sides: Sides<'a>,
+    sides: &'a Sides<'a>,
     suite: &'static CipherSuite,
     max_fragment_length: Option<u16>,
     is_attached: Cell<bool>,
@@ -37,7 +37,7 @@ impl Progress {
 }
 
 impl<'a> Offload<'a> {
-    pub(super) fn new(sides: Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
+    pub(super) fn new(sides: &'a Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
         Self { sides, suite, max_fragment_length, is_attached: Cell::new(false) }
     }
 

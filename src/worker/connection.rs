@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::context::{Listener, Place, WorkerContext};
-use crate::backend;
+use crate::backend::{self, DialError};
 use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, Kind, Label};
@@ -61,10 +61,18 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     count(&established, worker);
 
     let dialled = backend::dial(&listener.servers, listener.connect_timeout, &watch, &worker.metrics).await;
-    let Ok(server) = dialled else {
-        relay::close_without_backend(&stream, &watch, established.handover).await;
-        stream.close();
-        return CloseReason::BackendUnavailable;
+    let server = match dialled {
+        Ok(server) => server,
+        Err(DialError::Unavailable) => {
+            relay::close_without_backend(&stream, &watch, established.handover).await;
+            stream.close();
+            return CloseReason::BackendUnavailable;
+        }
+        // As when it resets later: the client must not take it for a clean close.
+        Err(DialError::Reset) => {
+            stream.close();
+            return CloseReason::BackendFailed;
+        }
     };
 
     let sides = Sides {
@@ -79,7 +87,7 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
         idle_timeout: listener.timeouts.idle,
         close_timeout: listener.timeouts.close,
     };
-    let outcome = relay::run(sides, established.handover).await;
+    let outcome = relay::run(&sides, established.handover).await;
 
     drop(watch);
     if outcome.client_finished {
