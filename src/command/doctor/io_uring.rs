@@ -99,6 +99,10 @@ fn judge_memlock(facts: &Facts, plan: Option<&Plan>) -> Finding {
     let wanted = format!("{}: 8 MiB for each worker, or no limit", show(needed));
     let check = |found: String| Check::new(Subject::IoUring, "locked_memory", found, wanted);
     match facts.memlock_bytes {
+        // Kernels that know these flags charge rings to the memory cgroup instead.
+        Some(bytes) if matches!(facts.ring, Ring::DeferTaskrun | Ring::CoopTaskrun) => {
+            check(format!("{}; this kernel does not charge rings to it", show(bytes))).ok()
+        }
         None => check(String::new()).unread("/proc/self/limits"),
         Some(bytes) if bytes >= needed => check(show(bytes)).ok(),
         Some(bytes) => {
@@ -165,12 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn locked_memory_is_judged_for_every_worker() {
-        let memlock = |bytes| levels(&Facts { memlock_bytes: bytes, ..facts(Ring::DeferTaskrun) }, IoDriver::Auto)[2];
-        assert_eq!(memlock(Some(16 << 20)), Level::Ok);
-        assert_eq!(memlock(Some((16 << 20) - 1)), Level::Note);
-        assert_eq!(memlock(None), Level::Note);
-        let short = Facts { memlock_bytes: Some(64 << 10), ..facts(Ring::Epoll) };
-        assert_eq!(levels(&short, IoDriver::Auto)[2], Level::Warning);
+    fn locked_memory_is_judged_for_every_worker_where_the_kernel_may_charge_for_rings() {
+        let memlock = |ring, bytes| levels(&Facts { memlock_bytes: bytes, ..facts(ring) }, IoDriver::Auto)[2];
+        assert_eq!(memlock(Ring::Plain, Some(16 << 20)), Level::Ok);
+        assert_eq!(memlock(Ring::Plain, Some((16 << 20) - 1)), Level::Note);
+        assert_eq!(memlock(Ring::Epoll, Some(64 << 10)), Level::Warning);
+        assert_eq!(memlock(Ring::DeferTaskrun, Some(0)), Level::Ok);
+        assert_eq!(memlock(Ring::CoopTaskrun, Some(0)), Level::Ok);
+        assert_eq!(memlock(Ring::DeferTaskrun, None), Level::Note);
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel's release, and the published bugs of its TLS.
 
 use super::finding::{Check, Finding, Level, Subject};
-use super::plan::{Plan, wants_kernel_tls};
+use super::plan::{Listener, Plan, wants_kernel_tls};
 use crate::ktls::{Capabilities, KnownBug, KnownBugs, Mode, Reach};
 
 pub(super) fn judge(capabilities: &Capabilities, plan: Option<&Plan>) -> Vec<Finding> {
@@ -28,13 +28,10 @@ fn judge_bug(bug: &KnownBug, capabilities: &Capabilities, plan: Option<&Plan>) -
         Reach::Local => "a process on this machine can set it off",
     };
     let is_used = capabilities.absent.is_none() && wants_kernel_tls(plan);
-    let is_refused = plan.is_none_or(|plan| {
-        let wants = |mode| mode != Mode::Off;
-        plan.listeners
-            .iter()
-            .filter(|listener| wants(listener.kernel_tls.mode))
-            .all(|listener| listener.kernel_tls.known_bugs == KnownBugs::Refuse)
-    });
+    let accepts = |listener: &Listener| {
+        listener.kernel_tls.mode != Mode::Off && listener.kernel_tls.known_bugs == KnownBugs::Accept
+    };
+    let is_refused = !plan.is_some_and(|plan| plan.listeners.iter().any(accepts));
     let (level, effect) = match (bug.reach, is_used, is_refused) {
         (_, false, _) => (Level::Note, "; kernel TLS is not in use"),
         (Reach::Local, true, _) => (Level::Note, ""),
