@@ -117,9 +117,7 @@ fn join(
     let (mut opening_is_open, mut sealing_is_open) = (true, true);
     let (mut first, mut lost) = (None, None);
     std::future::poll_fn(move |context| {
-        if opening_is_open
-            && let Poll::Ready(result) = opening.as_mut().poll(context)
-        {
+        if opening_is_open && let Poll::Ready(result) = opening.as_mut().poll(context) {
             opening_is_open = false;
             match result {
                 Err(broken @ Broken::Backend(_)) if sealing_is_open => {
@@ -131,9 +129,7 @@ fn join(
                 }
             }
         }
-        if sealing_is_open
-            && let Poll::Ready(result) = sealing.as_mut().poll(context)
-        {
+        if sealing_is_open && let Poll::Ready(result) = sealing.as_mut().poll(context) {
             sealing_is_open = false;
             if let Some(broken) = lost.take() {
                 return Poll::Ready(Err(broken));

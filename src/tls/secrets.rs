@@ -90,7 +90,7 @@ fn record_line(secrets: &mut HandshakeSecrets, line: &str) {
 /// Decodes lower- or upper-case hex; leaves the slot empty when it is not hex or too long.
 fn decode(slot: &mut LoggedSecret, hex: &[u8]) {
     slot.len = 0;
-    if hex.len() % 2 != 0 || hex.len() / 2 > SECRET_LEN_MAX {
+    if !hex.len().is_multiple_of(2) || hex.len() / 2 > SECRET_LEN_MAX {
         return;
     }
     for (byte, pair) in slot.bytes.iter_mut().zip(hex.chunks_exact(2)) {
@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn key_log_line_that_is_malformed_leaves_the_slot_empty() {
         let mut secrets = HandshakeSecrets::default();
-        for line in ["CLIENT_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0 00", "CLIENT_TRAFFIC_SECRET_0 00 0g", "", "X 1 2"] {
+        for line in
+            ["CLIENT_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0 00", "CLIENT_TRAFFIC_SECRET_0 00 0g", "", "X 1 2"]
+        {
             record_line(&mut secrets, line);
         }
         record_line(&mut secrets, &format!("CLIENT_TRAFFIC_SECRET_0 00 {}", "00".repeat(SECRET_LEN_MAX + 1)));
