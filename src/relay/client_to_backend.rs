@@ -123,7 +123,7 @@ impl<'a> ClientToBackend<'a> {
         };
         let keys = opener.into_keys();
         // A message that spans records must be followed to its end by the one who began it.
-        let is_promoted = !self.post_handshake.is_mid_message() && self.offload.install(&self.progress, &keys);
+        let is_promoted = !self.post_handshake.is_mid_message() && self.offload.install(&self.progress, &keys)?;
         if !is_promoted {
             self.engine = Engine::Userspace(Opener::new(keys)?);
         }
