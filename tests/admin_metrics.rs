@@ -84,6 +84,7 @@ fn process() -> Process {
             backend: "app".to_owned(),
             certificate_not_after: SystemTime::now(),
         }],
+        ticket_ring: std::sync::Arc::default(),
         phase: PhaseCell::new(),
     }
 }

@@ -230,7 +230,7 @@ fn record_with_a_bad_header_is_reported_once_and_silences_the_socket() {
         assert_eq!(promoted.receives_now(), Received::WouldBlock, "{version:?} {fault:?}");
         assert!(!socket::becomes(&promoted.socket, PollFlags::POLLIN, SILENCE), "{version:?} {fault:?}");
         assert_eq!(control::send_fault_alert(promoted.socket.as_fd(), fault).unwrap(), Sent::Done);
-        let alert = Opened { content_type: ALERT, payload: vec![2, fault.alert()] };
+        let alert = Opened { content_type: ALERT, payload: vec![2, fault.alert().code()] };
         assert_eq!(promoted.peer_reads(), alert, "{version:?}");
     }
 }

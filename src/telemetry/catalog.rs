@@ -79,13 +79,9 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
-<<<<<<< HEAD
-    let process = [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open()];
-=======
     let (ring_events, _) = ticket_ring_events(&RingCounters::default());
     let process =
         [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open(), ring_events];
->>>>>>> main
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(counted).collect()
 }
