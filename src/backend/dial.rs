@@ -11,22 +11,28 @@ use crate::sys::socket::{self, Connecting, Stream};
 use crate::telemetry::{DialResult, WorkerMetrics};
 use crate::timer::Watch;
 
-/// No server of the backend could be reached.
+/// No connection to the backend came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unavailable;
+pub enum DialError {
+    /// No server could be reached.
+    Unavailable,
+    /// No server could be reached but one that took the connection and reset it at once.
+    Reset,
+}
 
 /// Connects to the first server that answers, beginning with the one whose turn it is; each gets `connect_timeout`.
 ///
 /// Cancel safety: safe; a connection attempt in progress is given up.
 ///
 /// # Errors
-/// [`Unavailable`] when each server was tried; each failure has been counted and logged.
+/// [`DialError`] when each server was tried; each failure has been counted and logged.
 pub async fn dial(
     servers: &Servers,
     connect_timeout: Duration,
     watch: &Watch,
     metrics: &WorkerMetrics,
-) -> Result<Stream, Unavailable> {
+) -> Result<Stream, DialError> {
+    let mut outcome = DialError::Unavailable;
     for (server, address) in servers.in_turn() {
         watch.restart(connect_timeout);
         let (result, error) = match watch.guard(pin!(connect(address))).await {
@@ -37,10 +43,13 @@ pub async fn dial(
             Ok(Err(error)) => (sort(&error), error),
             Err(_) => (DialResult::TimedOut, io::ErrorKind::TimedOut.into()),
         };
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            outcome = DialError::Reset;
+        }
         metrics.dials.of(result).increment();
         tracing::warn!(backend = servers.name(), %server, %error, "server could not be reached");
     }
-    Err(Unavailable)
+    Err(outcome)
 }
 
 async fn connect(address: &SockAddr) -> io::Result<Stream> {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use choose::Servers;
-pub use dial::{Unavailable, dial};
+pub use dial::{DialError, dial};
 pub use settings::{ServerAddress, Settings};
 
 /// A unix socket's path is no address.

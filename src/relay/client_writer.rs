@@ -34,6 +34,9 @@ pub(super) struct ClientWriter<'a> {
     is_sending_data: Cell<bool>,
     /// The kernel seals, and has not taken all of what the backend sent.
     has_unsealed_data: Cell<bool>,
+    /// close_notify is on its way or out. RFC 8446 section 6.1: nothing may follow it, the answer to a KeyUpdate
+    /// neither.
+    is_closed: Cell<bool>,
     shape: Shape,
 }
 
@@ -80,6 +83,7 @@ impl<'a> ClientWriter<'a> {
             queued: RefCell::default(),
             is_sending_data: Cell::new(false),
             has_unsealed_data: Cell::new(false),
+            is_closed: Cell::new(false),
             shape,
         }
     }
@@ -202,6 +206,9 @@ impl<'a> ClientWriter<'a> {
 
     /// Queues an alert behind what was sealed before.
     pub(super) fn queue_alert(&self, alert: Alert) -> Result<(), Broken> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
         match &mut *self.engine.borrow_mut() {
             Engine::Userspace(sealer) => self.seal_control(sealer, ContentType::Alert, &alert.encode())?,
             Engine::Kernel(kernel) => kernel.queue_alert(alert),
@@ -215,6 +222,9 @@ impl<'a> ClientWriter<'a> {
     /// # Errors
     /// [`Broken::RekeyUnsupported`] when the kernel holds the keys and cannot replace them.
     pub(super) fn queue_key_update(&self) -> Result<(), Broken> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
         match &mut *self.engine.borrow_mut() {
             Engine::Userspace(sealer) => {
                 self.seal_control(sealer, ContentType::Handshake, &KEY_UPDATE_NOT_REQUESTED)?;
@@ -246,6 +256,7 @@ impl<'a> ClientWriter<'a> {
     /// Cancel safety: safe; the stream is then not ended.
     pub(super) async fn close(&self) -> Result<(), Broken> {
         self.send_last(Alert::CLOSE_NOTIFY).await?;
+        debug_assert!(self.is_closed.get(), "nothing follows close_notify");
         self.sides.client.shutdown_send();
         Ok(())
     }
@@ -258,6 +269,7 @@ impl<'a> ClientWriter<'a> {
             kernel_writer::wait_for_room(self.sides).await.map_err(Broken::Client)?;
         }
         self.queue_alert(alert)?;
+        self.is_closed.set(true);
         self.flush().await
     }
 
@@ -267,14 +279,14 @@ impl<'a> ClientWriter<'a> {
             || matches!(&*self.engine.borrow(), Engine::Kernel(kernel) if kernel.has_queued())
     }
 
-    /// Whether an alert can still reach the client: it cannot in the middle of a data record.
+    /// Whether an alert can still reach the client: it cannot in the middle of a data record, nor behind close_notify.
     pub(super) fn can_send_control(&self) -> bool {
-        !self.is_sending_data.get()
+        !self.is_sending_data.get() && !self.is_closed.get()
     }
 
     /// Whether everything that the backend sent so far is with the client's socket, so that close_notify is no lie.
     pub(super) fn has_sent_everything(&self) -> bool {
-        !self.is_sending_data.get() && !self.has_unsealed_data.get()
+        self.can_send_control() && !self.has_unsealed_data.get()
     }
 
     pub(super) fn is_promoted(&self) -> bool {

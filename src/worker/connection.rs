@@ -13,7 +13,7 @@ use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, Kind, Label};
 use crate::timer::Watch;
 use crate::tls::{self, Established, Failure, HandshakeKind};
-use crate::backend;
+use crate::backend::{self, DialError};
 
 /// Serves one connection from its first byte to its last, and counts how it ended. A panic is contained: it ends this
 /// connection only.
@@ -61,10 +61,18 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     count(&established, worker);
 
     let dialled = backend::dial(&listener.servers, listener.connect_timeout, &watch, &worker.metrics).await;
-    let Ok(server) = dialled else {
-        relay::close_without_backend(&stream, &watch, established.handover).await;
-        stream.close();
-        return CloseReason::BackendUnavailable;
+    let server = match dialled {
+        Ok(server) => server,
+        Err(DialError::Unavailable) => {
+            relay::close_without_backend(&stream, &watch, established.handover).await;
+            stream.close();
+            return CloseReason::BackendUnavailable;
+        }
+        // As when it resets later: the client must not take it for a clean close.
+        Err(DialError::Reset) => {
+            stream.close();
+            return CloseReason::BackendFailed;
+        }
     };
 
     let sides = Sides {
