@@ -10,7 +10,10 @@ pub mod ktls;
 pub mod record;
 pub mod relay;
 pub mod server;
-#[allow(unsafe_code, reason = "the one place for unsafe code: system calls and OpenSSL functions without a safe wrapper")]
+#[allow(
+    unsafe_code,
+    reason = "the one place for unsafe code: system calls and OpenSSL functions without a safe wrapper"
+)]
 pub mod sys;
 pub mod telemetry;
 pub mod ticket;

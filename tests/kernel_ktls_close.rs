@@ -12,8 +12,8 @@ use std::thread;
 use kernel_support::record::{Opened, Reference};
 use kernel_support::{VERSIONS, kernel_tls, keys, socket};
 use sluice::ktls::control::{self, Sent};
-use sluice::record::Alert;
 use sluice::ktls::{Direction, attach_ulp, install};
+use sluice::record::Alert;
 use sluice::record::{Aead, ProtocolVersion};
 
 use ProtocolVersion::Tls13;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use kernel_support::record::{Opened, Reference};
 use kernel_support::{VERSIONS, kernel_tls, kernel_version, keys, pattern, socket};
 use nix::poll::PollFlags;
-use sluice::record::{Alert, AlertDescription};
 use sluice::ktls::control::{self, KeyUpdateRequest, Received, RecordFault, Sent, content_type};
 use sluice::ktls::{Direction, InstallError, install};
 use sluice::record::{Aead, ProtocolVersion};
+use sluice::record::{Alert, AlertDescription};
 
 use ProtocolVersion::{Tls12, Tls13};
 use content_type::{ALERT, APPLICATION_DATA, HANDSHAKE};
@@ -117,7 +117,10 @@ fn sent_control_records_keep_their_place_between_data() {
     for version in VERSIONS {
         let mut promoted = Promoted::new(version);
         socket::send_all(&promoted.socket, b"before");
-        assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::HandshakeFailure)).unwrap(), Sent::Done);
+        assert_eq!(
+            control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::HandshakeFailure)).unwrap(),
+            Sent::Done
+        );
         socket::send_all(&promoted.socket, b"after");
         assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::CLOSE_NOTIFY).unwrap(), Sent::Done);
         let record = |content_type, payload: &[u8]| Opened { content_type, payload: payload.to_vec() };
@@ -204,7 +207,8 @@ fn record_that_does_not_authenticate_blocks_sending_until_its_error_is_taken() {
         socket::send_all(&promoted.peer, &record);
         assert_eq!(promoted.receives(), Received::Fault(RecordFault::BadRecordMac), "{version:?}");
         assert_eq!(promoted.receives_now(), Received::Fault(RecordFault::BadRecordMac), "{version:?}");
-        let error = control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::BadRecordMac)).unwrap_err();
+        let error =
+            control::send_alert(promoted.socket.as_fd(), Alert::fatal(AlertDescription::BadRecordMac)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBADMSG), "{version:?}");
         let sent = control::send_fault_alert(promoted.socket.as_fd(), RecordFault::BadRecordMac).unwrap();
         assert_eq!(sent, Sent::Done, "{version:?}");
@@ -284,6 +288,9 @@ fn renegotiation_request_in_tls12_is_a_handshake_record() {
     promoted.peer_sends(HANDSHAKE, &[1, 0, 0, 0]);
     assert_eq!(promoted.receives(), whole(HANDSHAKE, 4));
     // no_renegotiation
-    assert_eq!(control::send_alert(promoted.socket.as_fd(), Alert::warning(AlertDescription::NoRenegotiation)).unwrap(), Sent::Done);
+    assert_eq!(
+        control::send_alert(promoted.socket.as_fd(), Alert::warning(AlertDescription::NoRenegotiation)).unwrap(),
+        Sent::Done
+    );
     assert_eq!(promoted.peer_reads(), Opened { content_type: ALERT, payload: vec![1, 100] });
 }

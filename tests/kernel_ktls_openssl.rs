@@ -21,10 +21,10 @@ use openssl::pkey::{PKey, Private};
 use openssl::sign::Signer;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslVersion};
 use openssl::x509::{X509, X509NameBuilder};
-use sluice::record::Alert;
 use sluice::ktls::control::{self, Received, Sent};
 use sluice::ktls::install::live_state;
 use sluice::ktls::{Direction, attach_ulp, install};
+use sluice::record::Alert;
 use sluice::record::{Aead, CipherSuite, KeyMaterial, ProtocolVersion, TrafficKeys};
 
 use ProtocolVersion::{Tls12, Tls13};

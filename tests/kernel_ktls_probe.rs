@@ -5,8 +5,8 @@
 mod kernel_support;
 
 use kernel_support::{kernel_tls, kernel_version};
-use sluice::ktls::{KnownBugs, Mode, Settings};
 use sluice::ktls::{self, Absence};
+use sluice::ktls::{KnownBugs, Mode, Settings};
 
 fn required(known_bugs: KnownBugs) -> Settings {
     Settings { mode: Mode::Required, promote_after_bytes: 0, known_bugs }

@@ -186,6 +186,13 @@ fn client_step(random: &mut Random, version: Version) -> Step {
     }
 }
 
+/// Whether the other side took all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Everything,
+    Refused,
+}
+
 /// What a reader got: how many bytes, all of which were right, and how they ended.
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
@@ -203,11 +210,16 @@ fn play(proxy: &Proxy, backend: &Backend, plan: &Plan, can_rekey: bool) {
     let (sending, writing) = (tls.socket().try_clone().unwrap(), server.try_clone().unwrap());
     let is_left = [AtomicBool::new(false), AtomicBool::new(false)];
     let (got_up, got_down) = std::thread::scope(|scope| {
+        let sending_down = scope.spawn(|| send_backend(writing, &is_left[1], plan, &down));
         let reading_up = scope.spawn(|| read_plain(server, &is_left[1], &up, plan.readers[0]));
         let reading_down = scope.spawn(|| read_tls(tls, &is_left[0], &down, plan.readers[1]));
         scope.spawn(|| send_client(sending, &is_left[0], records, plan, &up));
-        scope.spawn(|| send_backend(writing, &is_left[1], plan, &down));
-        (reading_up.join().unwrap(), reading_down.join().unwrap())
+        let mut got_up = reading_up.join().unwrap();
+        if sending_down.join().unwrap() == Sent::Refused {
+            // Whoever writes after a reset takes the error, and the reader is left with an end.
+            got_up.end = End::Reset;
+        }
+        (got_up, reading_down.join().unwrap())
     });
     judge(plan, got_up, got_down, [up.len(), down.len()], can_rekey);
 }
@@ -219,7 +231,10 @@ fn judge(plan: &Plan, up: Outcome, down: Outcome, sent: [usize; 2], can_rekey: b
         assert!(says_close_notify && up.len == sent[0], "the backend took a part for the whole: {up:?}");
     }
     if down.end == End::CloseNotify {
-        assert!(plan.backend_end == Close::Clean && down.len == sent[1], "the client took a part for the whole: {down:?}");
+        assert!(
+            plan.backend_end == Close::Clean && down.len == sent[1],
+            "the client took a part for the whole: {down:?}"
+        );
     }
     let may_lack_keys = plan.updates_keys() && !can_rekey;
     if may_lack_keys && down.end == End::Alert(INTERNAL_ERROR) {
@@ -270,13 +285,13 @@ fn send_client(socket: TcpStream, is_left: &AtomicBool, mut records: Records, pl
     }
 }
 
-fn send_backend(socket: TcpStream, is_left: &AtomicBool, plan: &Plan, data: &[u8]) {
+fn send_backend(socket: TcpStream, is_left: &AtomicBool, plan: &Plan, data: &[u8]) -> Sent {
     let mut at = 0;
     for step in &plan.backend {
         match *step {
             Step::Data(len) => {
                 if !write(&socket, &data[at..at + len]) {
-                    return;
+                    return Sent::Refused;
                 }
                 at += len;
             }
@@ -288,6 +303,7 @@ fn send_backend(socket: TcpStream, is_left: &AtomicBool, plan: &Plan, data: &[u8
         Close::Reset => reset(&socket, is_left),
         _ => drop(socket.shutdown(Shutdown::Write)),
     }
+    Sent::Everything
 }
 
 /// Resets the connection as soon as its reader has let go of it too.

@@ -113,7 +113,11 @@ fn always_moves_every_byte_of_every_suite_in_the_kernel() {
         }
     }
     assert_eq!(kernel.grown("TlsDecryptError"), 0);
-    assert_eq!(kernel_support::current("TlsCurrTxSw") + kernel_support::current("TlsCurrRxSw"), 0, "sockets are closed");
+    assert_eq!(
+        kernel_support::current("TlsCurrTxSw") + kernel_support::current("TlsCurrRxSw"),
+        0,
+        "sockets are closed"
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-use super::settings::{ServerAddress, Settings};
 use super::AddressError;
+use super::settings::{ServerAddress, Settings};
 use socket2::SockAddr;
 
 /// The servers of one backend as one worker sees them.
@@ -46,9 +46,7 @@ impl Servers {
 fn socket_address(server: &ServerAddress) -> Result<SockAddr, AddressError> {
     match server {
         ServerAddress::Tcp(address) => Ok((*address).into()),
-        ServerAddress::Unix(path) => {
-            SockAddr::unix(path).map_err(|source| AddressError { path: path.clone(), source })
-        }
+        ServerAddress::Unix(path) => SockAddr::unix(path).map_err(|source| AddressError { path: path.clone(), source }),
     }
 }
 

@@ -198,7 +198,11 @@ mod tests {
         let [listener] = &settings.listeners[..] else { panic!("{:?}", settings.listeners) };
         assert_eq!((listener.name.as_str(), listener.backend), ("edge", 0));
         assert_eq!(listener.address, "0.0.0.0:8443".parse().unwrap());
-        let expected = ktls::Settings { mode: ktls::Mode::Auto, promote_after_bytes: 1 << 20, known_bugs: ktls::KnownBugs::Refuse };
+        let expected = ktls::Settings {
+            mode: ktls::Mode::Auto,
+            promote_after_bytes: 1 << 20,
+            known_bugs: ktls::KnownBugs::Refuse,
+        };
         assert_eq!(listener.kernel_tls, expected);
         assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
         assert_eq!(listener.timeouts.idle, Duration::from_secs(300));
@@ -248,7 +252,11 @@ mod tests {
         assert_eq!(settings.backends[1].connect_timeout, Duration::from_millis(20));
         let listener = &settings.listeners[0];
         assert_eq!((listener.backend, listener.address), (1, "[::]:443".parse().unwrap()));
-        let expected = ktls::Settings { mode: ktls::Mode::Required, promote_after_bytes: 16 << 10, known_bugs: ktls::KnownBugs::Refuse };
+        let expected = ktls::Settings {
+            mode: ktls::Mode::Required,
+            promote_after_bytes: 16 << 10,
+            known_bugs: ktls::KnownBugs::Refuse,
+        };
         assert_eq!(listener.kernel_tls, expected);
         let timeouts = [listener.timeouts.handshake, listener.timeouts.idle, listener.timeouts.close];
         assert_eq!(timeouts, [1, 2, 3].map(Duration::from_secs));

@@ -244,7 +244,10 @@ mod tests {
     #[test]
     fn known_bugs_matter_only_where_they_are_refused() {
         assert_eq!(AUTO.decide(&buggy(), &bulky()), Decision::Promote);
-        assert_eq!(settings(Mode::Auto, KnownBugs::Refuse).decide(&buggy(), &bulky()), Decision::Keep(KeepReason::KnownBug));
+        assert_eq!(
+            settings(Mode::Auto, KnownBugs::Refuse).decide(&buggy(), &bulky()),
+            Decision::Keep(KeepReason::KnownBug)
+        );
         assert_eq!(REQUIRED.check_at_start(&buggy()), Ok(()));
         let refusal = settings(Mode::Required, KnownBugs::Refuse).check_at_start(&buggy()).unwrap_err();
         assert!(refusal.to_string().contains("CVE-2026-64046") && refusal.to_string().contains("6.12.92"));

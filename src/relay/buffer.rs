@@ -81,10 +81,10 @@ impl BufferPool {
         if is_large {
             self.large_lent.set(self.large_lent.get() + 1);
         }
-        let storage = kept.borrow_mut().pop().unwrap_or_else(|| Storage {
-            bytes: vec![0; len].into_boxed_slice(),
-            parts: Vec::new(),
-        });
+        let storage = kept
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Storage { bytes: vec![0; len].into_boxed_slice(), parts: Vec::new() });
         Buffer { storage: Some(storage), pool: Rc::clone(self) }
     }
 

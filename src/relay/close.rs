@@ -160,7 +160,8 @@ pub(super) async fn idle(sides: Sides<'_>, writer: &ClientWriter<'_>) -> CloseRe
 
 async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
     // RFC 8446 section 6.1: close_notify says that nothing is missing.
-    let is_allowed = if alert == Alert::CLOSE_NOTIFY { writer.has_sent_everything() } else { writer.can_send_control() };
+    let is_allowed =
+        if alert == Alert::CLOSE_NOTIFY { writer.has_sent_everything() } else { writer.can_send_control() };
     if !is_allowed {
         return;
     }

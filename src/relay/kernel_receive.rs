@@ -126,7 +126,11 @@ impl ClientToBackend<'_> {
                 if self.writer.has_queued() {
                     self.writer.flush().await?;
                 }
-                if found == Found::CloseNotify { Ok(Turn::Ended(Ended::ClientClosed)) } else { Ok(Turn::Moved(Size::Small)) }
+                if found == Found::CloseNotify {
+                    Ok(Turn::Ended(Ended::ClientClosed))
+                } else {
+                    Ok(Turn::Moved(Size::Small))
+                }
             }
         }
     }

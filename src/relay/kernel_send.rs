@@ -91,7 +91,9 @@ impl BackendToClient<'_> {
 /// The kernel looks at records when they arrive and leaves a fault on the socket, where sending may meet it first.
 fn send_failed(error: io::Error) -> Broken {
     match error.raw_os_error() {
-        Some(libc::EBADMSG | libc::EMSGSIZE) => control::fault_of(&error).map_or(Broken::Client(error), Broken::KernelFault),
+        Some(libc::EBADMSG | libc::EMSGSIZE) => {
+            control::fault_of(&error).map_or(Broken::Client(error), Broken::KernelFault)
+        }
         _ => Broken::Client(error),
     }
 }

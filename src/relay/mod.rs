@@ -91,7 +91,8 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
         Some(limit) => sealer.with_fragment_len(usize::from(limit)),
         None => sealer,
     };
-    let (client_secret, server_secret) = handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
+    let (client_secret, server_secret) =
+        handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
     let offload = Offload::new(sides, suite, handover.max_fragment_length);
     let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
     let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
@@ -120,15 +121,11 @@ fn join(
     let (mut opening_is_open, mut sealing_is_open) = (true, true);
     let mut first = None;
     std::future::poll_fn(move |context| {
-        if opening_is_open
-            && let Poll::Ready(result) = opening.as_mut().poll(context)
-        {
+        if opening_is_open && let Poll::Ready(result) = opening.as_mut().poll(context) {
             opening_is_open = false;
             first.get_or_insert(result?);
         }
-        if sealing_is_open
-            && let Poll::Ready(result) = sealing.as_mut().poll(context)
-        {
+        if sealing_is_open && let Poll::Ready(result) = sealing.as_mut().poll(context) {
             sealing_is_open = false;
             first.get_or_insert(result?);
         }

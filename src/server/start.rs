@@ -11,8 +11,8 @@ use super::tickets::Tickets;
 use crate::ktls;
 use crate::sys::socket;
 use crate::telemetry::{RingCounters, WorkerMetrics};
-use crate::tls::identity::{Identity, IdentityError};
 use crate::ticket::{KeeperError, ScopeKeys};
+use crate::tls::identity::{Identity, IdentityError};
 use crate::worker::{self, Command, ListenerPlan, Plan, Ring, RingError, WorkerError};
 
 /// Connections that may wait to be accepted, per worker and listener; the kernel caps it at net.core.somaxconn.
@@ -93,7 +93,8 @@ impl Server {
         let (mut sockets, addresses) = bind_all(settings, worker_count)?;
         let metrics: Vec<_> = (0..worker_count).map(|_| Arc::<WorkerMetrics>::default()).collect();
         let certificates_not_after = identities.iter().map(|identity| identity.not_after()).collect();
-        let ticket_keys = settings.listeners.iter().map(|listener| tickets.of(listener)).collect::<Result<Vec<_>, _>>()?;
+        let ticket_keys =
+            settings.listeners.iter().map(|listener| tickets.of(listener)).collect::<Result<Vec<_>, _>>()?;
         let mut server =
             Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities, tickets };
         server.tickets.maintain();
@@ -241,7 +242,10 @@ fn probe_kernel_tls(settings: &Settings) -> Result<ktls::Capabilities, StartErro
         None if capabilities.has_remote_bug() => {
             let bugs: Vec<_> = capabilities.known_bugs.iter().map(|bug| bug.id).collect();
             let bugs = bugs.join(", ");
-            tracing::warn!("Linux {} has {bugs} in its kernel TLS (listener.kernel_tls_known_bugs)", capabilities.kernel);
+            tracing::warn!(
+                "Linux {} has {bugs} in its kernel TLS (listener.kernel_tls_known_bugs)",
+                capabilities.kernel
+            );
         }
         None => tracing::info!(suites = capabilities.suites.len(), "kernel TLS is available"),
     }

@@ -69,9 +69,7 @@ impl Stream {
     /// `WouldBlock` when nothing is there, otherwise the socket's error.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and length describe a live, writable slice; recv writes at most that many bytes.
-        check(|| unsafe {
-            libc::recv(self.raw(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-        })
+        check(|| unsafe { libc::recv(self.raw(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
     }
 
     /// Reads what is there into `parts`, in order; 0 is the end of the stream.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::cell::{ByLabel, Counter, Gauge};
-use super::label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version};
+use super::label::{
+    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version,
+};
 use super::ticket::TicketCounters;
 
 /// The counters of one worker: written by it alone, read by the scrape.

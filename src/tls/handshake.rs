@@ -11,9 +11,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream, SslVersion}
 
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
-use crate::record::{
-    CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets,
-};
+use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
 use crate::sys;
 
 /// Most bytes that a client may send in one handshake: a ClientHello, and a certificate chain of the 100 KiB that
@@ -280,8 +278,7 @@ fn derive_keys(suite: &'static CipherSuite, logged: &HandshakeSecrets, ssl: &Ssl
             ssl.client_random(&mut client_random);
             ssl.server_random(&mut server_random);
             let master = MasterSecret::new(logged.master.expose()).map_err(Failure::keys)?;
-            let (receive, send) =
-                master.key_block(suite, &client_random, &server_random).map_err(Failure::keys)?;
+            let (receive, send) = master.key_block(suite, &client_random, &server_random).map_err(Failure::keys)?;
             Ok((receive, send, None))
         }
     }

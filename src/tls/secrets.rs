@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn key_log_line_that_is_malformed_leaves_the_slot_empty() {
         let mut secrets = HandshakeSecrets::default();
-        for line in ["CLIENT_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0 00", "CLIENT_TRAFFIC_SECRET_0 00 0g", "", "X 1 2"] {
+        for line in
+            ["CLIENT_TRAFFIC_SECRET_0", "CLIENT_TRAFFIC_SECRET_0 00", "CLIENT_TRAFFIC_SECRET_0 00 0g", "", "X 1 2"]
+        {
             record_line(&mut secrets, line);
         }
         record_line(&mut secrets, &format!("CLIENT_TRAFFIC_SECRET_0 00 {}", "00".repeat(SECRET_LEN_MAX + 1)));

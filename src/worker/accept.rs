@@ -24,7 +24,10 @@ pub(super) async fn run(acceptor: Acceptor, listener: Rc<Listener>, worker: Rc<W
     while !worker.is_draining() {
         if !worker.has_room() {
             worker.metrics.connection_limit_reached.increment();
-            tracing::warn!(listener = listener.name, "connection limit reached: accepting pauses (workers.connections_max)");
+            tracing::warn!(
+                listener = listener.name,
+                "connection limit reached: accepting pauses (workers.connections_max)"
+            );
             worker.until(|worker| worker.has_room() || worker.is_draining()).await;
             continue;
         }

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::context::{Listener, Place, WorkerContext};
+use crate::backend::{self, DialError};
 use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, Kind, Label};
 use crate::timer::Watch;
 use crate::tls::{self, Established, Failure, HandshakeKind};
-use crate::backend::{self, DialError};
 
 /// Serves one connection from its first byte to its last, and counts how it ended. A panic is contained: it ends this
 /// connection only.
@@ -91,7 +91,11 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     let outcome = relay::run(sides, established.handover).await;
 
     drop(watch);
-    if outcome.client_finished { server.close() } else { server.reset() }
+    if outcome.client_finished {
+        server.close()
+    } else {
+        server.reset()
+    }
     stream.close();
     outcome.reason
 }

@@ -183,11 +183,7 @@ async fn turn_wheel(worker: Rc<WorkerContext>) {
     }
 }
 
-fn open(
-    plan: ListenerPlan,
-    worker: usize,
-    tickets: &TicketSettings,
-) -> Result<(Acceptor, Listener), WorkerError> {
+fn open(plan: ListenerPlan, worker: usize, tickets: &TicketSettings) -> Result<(Acceptor, Listener), WorkerError> {
     let ListenerPlan { settings, identity, ticket_keys, backend, socket } = plan;
     let tls = tls::Context::build(&settings.tls, &identity, ticket_keys.map(|keys| (keys, tickets)))
         .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })?;

@@ -279,7 +279,8 @@ connect_timeout = "{connect}ms"
             }
             _ => String::new(),
         },
-        records_per_key = options.records_per_key.map_or_else(String::new, |records| format!("records_per_key = {records}\n")),
+        records_per_key =
+            options.records_per_key.map_or_else(String::new, |records| format!("records_per_key = {records}\n")),
         policy = options.policy,
         chain = files.chain,
         key = files.key,

@@ -33,11 +33,7 @@ pub(super) fn make() -> Result<Certificates, ErrorStack> {
 
     let key = p256_key()?;
     let leaf = leaf(&authority, &authority_key, &key)?;
-    Ok(Certificates {
-        authority: authority.to_pem()?,
-        chain: leaf.to_pem()?,
-        key: key.private_key_to_pem_pkcs8()?,
-    })
+    Ok(Certificates { authority: authority.to_pem()?, chain: leaf.to_pem()?, key: key.private_key_to_pem_pkcs8()? })
 }
 
 fn leaf(authority: &X509, authority_key: &PKey<Private>, key: &PKey<Private>) -> Result<X509, ErrorStack> {

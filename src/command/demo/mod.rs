@@ -69,7 +69,11 @@ fn demo(arguments: &Arguments) -> Result<(), DemoError> {
             println!("self-check passed: 4 MiB each way over TLS 1.2 and TLS 1.3, every byte compared");
             return Ok(());
         }
-        println!("\nTry it:\n  curl --cacert {} https://localhost:{}/\nStop with ctrl-C.", authority.display(), address.port());
+        println!(
+            "\nTry it:\n  curl --cacert {} https://localhost:{}/\nStop with ctrl-C.",
+            authority.display(),
+            address.port()
+        );
         wait_for_stop()
     });
     server.drain(Duration::from_secs(1));
@@ -79,10 +83,15 @@ fn demo(arguments: &Arguments) -> Result<(), DemoError> {
 
 /// Goes through the socket once with each version and says what was negotiated.
 fn introduce(server: &Server, address: SocketAddr, authority: &Path) -> Result<(), DemoError> {
-    println!("sluice {} on {address}, {}, {}", env!("CARGO_PKG_VERSION"), server.ring().name(), openssl::version::version());
+    println!(
+        "sluice {} on {address}, {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        server.ring().name(),
+        openssl::version::version()
+    );
     for (version, name) in [(SslVersion::TLS1_3, "TLS 1.3"), (SslVersion::TLS1_2, "TLS 1.2")] {
-        let negotiated = check::check(address, authority, version)
-            .map_err(|source| DemoError::Check { version: name, source })?;
+        let negotiated =
+            check::check(address, authority, version).map_err(|source| DemoError::Check { version: name, source })?;
         println!("{}  {}  {}  records protected in userspace", negotiated.version, negotiated.suite, negotiated.group);
     }
     Ok(())
