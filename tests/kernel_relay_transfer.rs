@@ -10,11 +10,13 @@ use std::net::Shutdown;
 use std::process::Command;
 
 use kernel_support::{KernelTls, kernel_version};
+use sluice::record::ContentType;
 use support::backend::Backend;
 use support::body::{self, End, Received};
 use support::certificate::KeyKind;
 use support::client::Client;
 use support::proxy::{Options, Proxy};
+use support::record::Forger;
 use support::suite::{Suite, Version};
 use support::tool::Dialog;
 use support::wait_until;
@@ -77,13 +79,17 @@ fn start(backend: &Backend, kernel_tls: &str) -> Proxy {
 
 /// Sends `len` bytes up, then as many down, and checks every one.
 fn transfer(proxy: &Proxy, backend: &Backend, suite: Suite, len: usize) {
-    let mut client = Client::of(proxy).suite(suite).connect();
+    let mut forger = Forger::new(Client::of(proxy).suite(suite).connect(), suite);
     let mut server = backend.accept();
     let (up, down) = (body::bytes(len, 1), body::bytes(len, 2));
     let expected = Received::of(&up, End::EndOfStream);
     let receiving = std::thread::spawn(move || (body::drain(&mut server), server));
-    client.send(&up);
-    client.close_notify();
+    // Sealed beforehand, so that it comes as fast as the proxy takes it.
+    let mut records: Vec<u8> =
+        up.chunks(16_384).flat_map(|part| forger.seal(ContentType::ApplicationData, part)).collect();
+    records.extend(forger.seal(ContentType::Alert, &[1, 0]));
+    forger.tls.send_raw(&records);
+    let (mut client, _) = forger.into_parts();
     let (received, mut server) = receiving.join().unwrap();
     assert_eq!(received, expected, "{} up", suite.iana);
     let expected = Received::of(&down, End::CloseNotify);

@@ -34,6 +34,11 @@ impl Progress {
         self.bytes.set(self.bytes.get() + bytes as u64);
         self.is_bulk.set(is_bulk);
     }
+
+    /// Takes note of `bytes` that were read only to come to a record boundary.
+    pub(super) fn completed(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
 }
 
 impl<'a> Offload<'a> {
