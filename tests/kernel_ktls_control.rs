@@ -262,6 +262,20 @@ fn key_update_received_pauses_reading_until_the_new_keys_where_the_kernel_can_re
 }
 
 #[test]
+fn key_update_behind_data_in_one_read_is_there_but_not_readable_where_the_kernel_can_re_key() {
+    let Some(_kernel) = kernel_tls() else { return };
+    let mut promoted = Promoted::new(Tls13);
+    let data = promoted.to_socket.seal(APPLICATION_DATA, b"data");
+    let key_update = promoted.to_socket.seal(HANDSHAKE, &KEY_UPDATE);
+    socket::send_all(&promoted.peer, &[data, key_update].concat());
+    // The read that takes the data meets the KeyUpdate.
+    assert_eq!(promoted.receives(), Received::Data(4));
+    let is_readable = socket::becomes(&promoted.socket, PollFlags::POLLIN, SILENCE);
+    assert_eq!(is_readable, kernel_version() < (6, 14), "the KeyUpdate shows");
+    assert_eq!(promoted.receives_now(), whole(HANDSHAKE, 5));
+}
+
+#[test]
 fn key_update_sent_switches_keys_without_a_gap_where_the_kernel_can_re_key() {
     let Some(kernel) = kernel_tls() else { return };
     if kernel_version() < (6, 14) {

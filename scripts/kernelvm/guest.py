@@ -33,7 +33,7 @@ class Machine:
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=runs) as directory:
             out = Path(directory)
             counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
-            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", **counted})
+            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", **counted}, image.skip)
             print(f"\nbooting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
             timed_out = self._boot(image, tools, jobs, out)
             return report.collect(name, image.release, jobs, out, timed_out, out / "console")
@@ -67,7 +67,7 @@ def run_on_host(project, cache, jobs, timeout_seconds):
         return report.collect("host", os.uname().release, jobs, out, timed_out, out / "console")
 
 
-def write_job(out, seen_as, project, jobs, variables):
+def write_job(out, seen_as, project, jobs, variables, skip=()):
     """Writes the shell script that the guest runs, which sees the directory `out` as `seen_as`. Neither output nor exit
     status leave the guest but by files."""
     passed = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ENVIRONMENT)}
@@ -75,7 +75,10 @@ def write_job(out, seen_as, project, jobs, variables):
              f"cd {shlex.quote(str(project))}"]
     lines += [f"export {key}={shlex.quote(value)}" for key, value in {**passed, **variables}.items()]
     for index, job in enumerate(jobs):
-        command = shlex.join([str(job.binary), *([job.filter] if job.filter else [])])
+        settings = [f"{key}={value}" for key, value in job.environment.items()]
+        left_out = (*job.skip, *(skip if job.obeys_kernel else ()))
+        arguments = [*([job.filter] if job.filter else []), *(part for name in left_out for part in ("--skip", name))]
+        command = shlex.join(["env", *settings, str(job.binary), *arguments])
         log, status = (shlex.quote(str(seen_as / f"{index}.{kind}")) for kind in ("log", "status"))
         lines += [f"{command} > {log} 2>&1 < /dev/null", f"echo $? > {status}"]
     lines.append(f"dmesg > {shlex.quote(str(seen_as / 'dmesg'))} 2>/dev/null")

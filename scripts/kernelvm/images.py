@@ -30,6 +30,8 @@ class Image:
 
     release: str
     kernel: Path
+    # Tests of the relay that cannot hold on it.
+    skip: tuple = ()
 
 
 class Cache:
@@ -77,7 +79,8 @@ class Cache:
         return self._unpacked(section, pinned)
 
     def _unpacked(self, section, release):
-        return Image(release, self.directory / release / section["image"].format(release=release))
+        kernel = self.directory / release / section["image"].format(release=release)
+        return Image(release, kernel, tuple(section.get("skip", "").split()))
 
     def _available(self, section, pinned):
         """The pinned release, or the newest of its series when the archive has dropped it."""

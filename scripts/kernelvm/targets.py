@@ -1,8 +1,8 @@
-"""Which test binaries run, and with which filter."""
+"""Which test binaries run, with which filter and which settings."""
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -11,11 +11,28 @@ from .errors import Problem
 
 @dataclass(frozen=True)
 class Job:
-    """One test binary."""
+    """One run of a test binary."""
 
     name: str
     binary: Path
     filter: Optional[str]
+    environment: dict = field(default_factory=dict)
+    skip: tuple = ()
+    # Whether it also leaves out what kernels.conf names in `skip` for a kernel.
+    obeys_kernel: bool = False
+
+
+# The promises of the userspace relay, held to again with the kernel's engine.
+RELAY = ("relay_bodies", "relay_close", "relay_records", "relay_timeouts")
+# Far too much for an emulated machine.
+RELAY_SKIP = ("256_mib",)
+# What the kernel does not show to us, with any version: see docs/kernel-tls.md, and kernel_relay_control for what holds.
+ALWAYS_SKIP = ("flood_of_empty_records", "oversized_record_is_refused_by_its_header", "change_cipher_spec_after")
+POLICIES = {
+    "always": {"SLUICE_TEST_KERNEL_TLS": "always"},
+    # Low enough for the tests' bodies to be promoted in mid-stream.
+    "auto": {"SLUICE_TEST_KERNEL_TLS": "auto", "SLUICE_TEST_KERNEL_TLS_AFTER": "64KiB"},
+}
 
 
 def given(binaries, name_filter):
@@ -27,7 +44,8 @@ def given(binaries, name_filter):
 
 
 def build(project, name_filter):
-    """Builds the project's tests and picks what touches kernel TLS: kernel_* and the unit tests below ktls::."""
+    """Builds the project's tests and picks what touches kernel TLS: kernel_*, the unit tests below ktls::, and the
+    relay's tests under each policy that promotes."""
     # The whole workspace, as `make test` builds it: one package alone unites other features of the dependencies, and
     # everything would be built again.
     command = ["cargo", "test", "--no-run", "--message-format=json-render-diagnostics", "--workspace"]
@@ -45,6 +63,9 @@ def build(project, name_filter):
         target, binary = message["target"], Path(message["executable"])
         if target["name"].startswith("kernel_"):
             jobs.append(Job(target["name"], binary, name_filter))
+        elif target["name"] in RELAY:
+            jobs += [Job(f"{target['name']} (kernel_tls = {policy})", binary, name_filter, environment,
+                         RELAY_SKIP + (ALWAYS_SKIP if policy == "always" else ()), policy == "always") for policy, environment in POLICIES.items()]
         elif "lib" in target["kind"] and target["name"] == "sluice":
             jobs.append(Job(target["name"], binary, name_filter or "ktls::"))
     if not any(job.name.startswith("kernel_") for job in jobs):

@@ -7,6 +7,7 @@ use schemars::transform::Transform;
 use serde_json::Value;
 
 use super::scalar::{ByteCount, Scalar};
+use crate::record::AES_GCM_RECORDS_MAX;
 
 /// What a key may be set to, both ends included, and what it is when absent.
 pub(super) struct Limit<T> {
@@ -94,6 +95,10 @@ pub(super) const BUFFER_MEMORY: Limit<ByteCount> =
 /// Below one full record a hand-over never pays.
 pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
     Limit { min: ByteCount(16 * KIB), default: ByteCount(MIB), max: ByteCount(GIB) };
+/// RFC 9846 section 5.5 sets the upper end. The lower one leaves the kernel engine room for what it sends between two
+/// looks at its record count.
+pub(super) const RECORDS_PER_KEY: Limit<u64> =
+    Limit { min: 1024, default: AES_GCM_RECORDS_MAX, max: AES_GCM_RECORDS_MAX };
 
 /// Largest configuration file.
 pub(super) const FILE_BYTES_MAX: u64 = 4 * MIB;

@@ -104,6 +104,10 @@ pub(super) struct Listener {
     /// Kernels with published bugs that a TLS peer can set off: `refuse` keeps record protection in userspace there,
     /// `accept` uses kernel TLS all the same, for kernels that carry the fixes under an older number.
     pub(super) kernel_tls_known_bugs: Field<ktls::KnownBugs>,
+    /// Records that one AES-GCM key protects before Sluice replaces it (TLS 1.3) or closes the connection (TLS 1.2, and
+    /// where a kernel holds the key and cannot replace it). Lower it for tests; the default is all that the RFC allows.
+    #[schemars(transform = limit::RECORDS_PER_KEY.describe())]
+    pub(super) records_per_key: Field<u64>,
     /// From accept to the end of the handshake.
     #[schemars(transform = limit::HANDSHAKE_TIMEOUT.describe())]
     pub(super) handshake_timeout: Field<Duration>,

@@ -7,12 +7,11 @@ pub mod install;
 pub mod policy;
 pub mod probe;
 mod settings;
-pub mod statistics;
 
+pub use crate::telemetry::kernel_tls::Statistics;
 pub use absence::Absence;
 pub use bug::{KnownBug, Reach, known_bugs};
 pub use install::{Direction, InstallError, attach_ulp, install};
 pub use policy::{Candidate, Decision, KeepReason, RequirementUnmet};
 pub use probe::{Capabilities, probe};
 pub use settings::{KnownBugs, Mode, Settings};
-pub use statistics::Statistics;

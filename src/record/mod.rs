@@ -22,7 +22,7 @@ pub use alert::{Alert, AlertDescription, AlertError, AlertLevel};
 pub use handover::{Handover, TrafficSecrets};
 pub use header::{ContentType, Framing, HEADER_LEN, HeaderError, RECORD_VERSION, RecordHeader, frame_protected};
 pub use key_schedule::{MasterSecret, TrafficSecret};
-pub use limit::PLAINTEXT_LEN_MAX;
+pub use limit::{AES_GCM_RECORDS_MAX, PLAINTEXT_LEN_MAX};
 pub use open::{OpenError, Opened, Opener};
 pub use post_handshake::{Event, KEY_UPDATE_NOT_REQUESTED, KEY_UPDATE_REQUESTED, PostHandshake, PostHandshakeError};
 pub use protect::CryptoError;

@@ -28,6 +28,8 @@ pub(super) struct ClientToBackend<'a> {
     /// The beginning of a record whose rest has not arrived.
     partial: Vec<u8>,
     end: Option<Ended>,
+    /// The kernel opens, and may hold a KeyUpdate that the socket does not show.
+    pub(super) may_hide_key_update: bool,
 }
 
 /// Who opens.
@@ -73,6 +75,7 @@ impl<'a> ClientToBackend<'a> {
             suite,
             partial: Vec::new(),
             end: None,
+            may_hide_key_update: false,
         }
     }
 
@@ -123,7 +126,7 @@ impl<'a> ClientToBackend<'a> {
         };
         let keys = opener.into_keys();
         // A message that spans records must be followed to its end by the one who began it.
-        let is_promoted = !self.post_handshake.is_mid_message() && self.offload.install(&self.progress, &keys);
+        let is_promoted = !self.post_handshake.is_mid_message() && self.offload.install(&self.progress, &keys)?;
         if !is_promoted {
             self.engine = Engine::Userspace(Opener::new(keys)?);
         }
@@ -157,6 +160,7 @@ impl<'a> ClientToBackend<'a> {
     async fn turn(&mut self, size: &mut Size, room: usize) -> Result<Option<Found>, Broken> {
         let mut buffer = self.sides.pool.take(*size);
         let held = self.partial.len();
+        let is_bounded = room < buffer.len() - held;
         let room = room.min(buffer.len() - held);
         buffer[..held].copy_from_slice(&self.partial);
         let received = match self.sides.client.recv(&mut buffer[held..held + room]) {
@@ -166,9 +170,14 @@ impl<'a> ClientToBackend<'a> {
             Err(error) => return Err(Broken::Client(error)),
         };
         self.sides.watch.touch();
-        let is_full = held + received == buffer.len();
-        *size = size.next(received, is_full);
-        self.progress.moved(received, is_full || *size == Size::Large);
+        if is_bounded {
+            // The rest of a record before the hand-over says nothing about how fast data comes.
+            self.progress.completed(received);
+        } else {
+            let is_full = held + received == buffer.len();
+            *size = size.next(received, is_full);
+            self.progress.moved(received, is_full || *size == Size::Large);
+        }
         self.process(&mut buffer, held + received).await.map(Some)
     }
 
@@ -279,6 +288,11 @@ impl<'a> ClientToBackend<'a> {
         }
         self.secret = Some(next);
         Ok(())
+    }
+
+    /// Whether the kernel replaces the keys with which it opens.
+    pub(super) fn can_rekey_in_kernel(&self) -> bool {
+        self.offload.can_rekey(Direction::ClientToBackend)
     }
 
     /// Sends every listed part, and empties the list; returns the number of bytes.

@@ -32,6 +32,11 @@ pub(super) struct ClientWriter<'a> {
     queued: RefCell<Vec<u8>>,
     /// Sealed data is partly sent: nothing else may be.
     is_sending_data: Cell<bool>,
+    /// The kernel seals, and has not taken all of what the backend sent.
+    has_unsealed_data: Cell<bool>,
+    /// close_notify is on its way or out. RFC 8446 section 6.1: nothing may follow it, the answer to a KeyUpdate
+    /// neither.
+    is_closed: Cell<bool>,
     shape: Shape,
 }
 
@@ -77,6 +82,8 @@ impl<'a> ClientWriter<'a> {
             secret: RefCell::new(secret),
             queued: RefCell::default(),
             is_sending_data: Cell::new(false),
+            has_unsealed_data: Cell::new(false),
+            is_closed: Cell::new(false),
             shape,
         }
     }
@@ -91,9 +98,9 @@ impl<'a> ClientWriter<'a> {
             return Err(Broken::Internal("direction promoted twice"));
         };
         let keys = sealer.into_keys();
-        let is_promoted = self.offload.install(progress, &keys);
+        let is_promoted = self.offload.install(progress, &keys)?;
         *engine = if is_promoted {
-            Engine::Kernel(KernelWriter::new(self.shape.record_limit))
+            Engine::Kernel(KernelWriter::new(self.shape.record_limit, self.shape.payload_len))
         } else {
             // The kernel holds a copy of the keys only if it took them; the sequence number is where it was.
             let sealer = Sealer::new(keys)?.with_record_limit(self.shape.record_limit);
@@ -183,16 +190,25 @@ impl<'a> ClientWriter<'a> {
         self.flush().await
     }
 
-    /// Takes note of bytes that were given to the kernel to seal.
-    pub(super) fn sent_to_kernel(&self, bytes: usize) {
+    /// Takes note of `bytes` that were given to the kernel to seal, and of how many more wait for that.
+    pub(super) fn sent_to_kernel(&self, bytes: usize, left: usize) {
         if let Engine::Kernel(kernel) = &mut *self.engine.borrow_mut() {
             kernel.sent(bytes);
         }
+        self.has_unsealed_data.set(left > 0);
         self.sides.watch.touch();
+    }
+
+    /// Takes note of `bytes` that are to be given to the kernel.
+    pub(super) fn takes_for_kernel(&self, bytes: usize) {
+        self.has_unsealed_data.set(bytes > 0);
     }
 
     /// Queues an alert behind what was sealed before.
     pub(super) fn queue_alert(&self, alert: Alert) -> Result<(), Broken> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
         match &mut *self.engine.borrow_mut() {
             Engine::Userspace(sealer) => self.seal_control(sealer, ContentType::Alert, &alert.encode())?,
             Engine::Kernel(kernel) => kernel.queue_alert(alert),
@@ -206,6 +222,9 @@ impl<'a> ClientWriter<'a> {
     /// # Errors
     /// [`Broken::RekeyUnsupported`] when the kernel holds the keys and cannot replace them.
     pub(super) fn queue_key_update(&self) -> Result<(), Broken> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
         match &mut *self.engine.borrow_mut() {
             Engine::Userspace(sealer) => {
                 self.seal_control(sealer, ContentType::Handshake, &KEY_UPDATE_NOT_REQUESTED)?;
@@ -236,13 +255,22 @@ impl<'a> ClientWriter<'a> {
     ///
     /// Cancel safety: safe; the stream is then not ended.
     pub(super) async fn close(&self) -> Result<(), Broken> {
+        self.send_last(Alert::CLOSE_NOTIFY).await?;
+        debug_assert!(self.is_closed.get(), "nothing follows close_notify");
+        self.sides.client.shutdown_send();
+        Ok(())
+    }
+
+    /// Sends an alert behind which the stream is ended.
+    ///
+    /// Cancel safety: safe; the alert is then not sent, or queued.
+    pub(super) async fn send_last(&self, alert: Alert) -> Result<(), Broken> {
         if self.is_promoted() {
             kernel_writer::wait_for_room(self.sides).await.map_err(Broken::Client)?;
         }
-        self.queue_alert(Alert::CLOSE_NOTIFY)?;
-        self.flush().await?;
-        self.sides.client.shutdown_send();
-        Ok(())
+        self.queue_alert(alert)?;
+        self.is_closed.set(true);
+        self.flush().await
     }
 
     /// Whether control records wait.
@@ -251,12 +279,17 @@ impl<'a> ClientWriter<'a> {
             || matches!(&*self.engine.borrow(), Engine::Kernel(kernel) if kernel.has_queued())
     }
 
-    /// Whether an alert can still reach the client: it cannot in the middle of a data record.
+    /// Whether an alert can still reach the client: it cannot in the middle of a data record, nor behind close_notify.
     pub(super) fn can_send_control(&self) -> bool {
-        !self.is_sending_data.get()
+        !self.is_sending_data.get() && !self.is_closed.get()
     }
 
-    fn is_promoted(&self) -> bool {
+    /// Whether everything that the backend sent so far is with the client's socket, so that close_notify is no lie.
+    pub(super) fn has_sent_everything(&self) -> bool {
+        self.can_send_control() && !self.has_unsealed_data.get()
+    }
+
+    pub(super) fn is_promoted(&self) -> bool {
         matches!(*self.engine.borrow(), Engine::Kernel(_))
     }
 

@@ -24,6 +24,8 @@ pub(super) const TRUNCATION_LINGER: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read an alert before its connection is closed under it.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
+/// How often a socket that cannot be read any more is looked at.
+const LINGER_STEP: Duration = Duration::from_millis(20);
 /// How much a client may still send while it is expected to read our alert and close.
 const ALERT_LINGER_BYTES_MAX: usize = 64 * 1024;
 
@@ -166,13 +168,34 @@ pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) -> CloseR
 }
 
 async fn send_alert(sides: &Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
-    if !writer.can_send_control() || writer.queue_alert(alert).is_err() {
+    // RFC 8446 section 6.1: close_notify says that nothing is missing.
+    let is_allowed =
+        if alert == Alert::CLOSE_NOTIFY { writer.has_sent_everything() } else { writer.can_send_control() };
+    if !is_allowed {
         return;
     }
     sides.watch.restart(ALERT_LINGER);
-    let sent = sides.watch.guard(pin!(writer.flush())).await;
-    if matches!(sent, Ok(Ok(()))) {
+    let sent = sides.watch.guard(pin!(writer.send_last(alert))).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        return;
+    }
+    if writer.is_promoted() {
+        linger_in_kernel(sides).await;
+    } else {
         linger(sides.client, sides.watch).await;
+    }
+}
+
+/// As [`linger`], for a client whose records the kernel may open: after a fault they cannot be read any more, and the
+/// socket stays readable, so this looks at the state of the connection from time to time.
+async fn linger_in_kernel(sides: &Sides<'_>) {
+    sides.client.shutdown_send();
+    let steps = ALERT_LINGER.as_millis() / LINGER_STEP.as_millis();
+    for _step in 0..steps {
+        if sides.client.is_ended_by_peer() {
+            return;
+        }
+        monoio::time::sleep(LINGER_STEP).await;
     }
 }
 

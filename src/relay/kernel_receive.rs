@@ -12,6 +12,9 @@ use crate::ktls::control::{self, Received};
 use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
 use crate::telemetry::{Direction, RelayPath};
 
+/// Receives without a wait in between, after which other connections get their turn.
+const LOOKS_MAX: u32 = 16;
+
 /// What a turn came to.
 enum Turn {
     Moved(Size),
@@ -31,8 +34,10 @@ impl ClientToBackend<'_> {
     /// Relays until the client closes; the caller closes towards the backend.
     pub(super) async fn run_in_kernel(&mut self) -> Result<Ended, Broken> {
         let mut size = Size::Large;
+        let mut looks = 0;
         loop {
-            self.sides.client.readable().await.map_err(Broken::Client)?;
+            self.wait_for_record(&mut looks).await?;
+            self.may_hide_key_update = false;
             let turn = match size {
                 Size::Large => self.splice_turn().await?,
                 Size::Small => self.copy_turn().await?,
@@ -42,6 +47,21 @@ impl ClientToBackend<'_> {
                 Turn::Ended(ended) => return Ok(ended),
             }
         }
+    }
+
+    /// Waits until there is something to receive, unless that may be a KeyUpdate that the kernel met behind data: it is
+    /// ready to be received, but the socket is not readable before the next keys are there. Then looking is all there is.
+    async fn wait_for_record(&self, looks: &mut u32) -> Result<(), Broken> {
+        if !self.may_hide_key_update {
+            *looks = 0;
+            return self.sides.client.readable().await.map_err(Broken::Client);
+        }
+        *looks += 1;
+        if looks.is_multiple_of(LOOKS_MAX) {
+            // Lets the other connections of the worker go on.
+            self.sides.backend.writable().await.map_err(Broken::Backend)?;
+        }
+        Ok(())
     }
 
     async fn splice_turn(&mut self) -> Result<Turn, Broken> {
@@ -110,6 +130,7 @@ impl ClientToBackend<'_> {
             Received::Fault(fault) => Err(Broken::KernelFault(fault)),
             Received::Data(len) => {
                 self.sides.watch.touch();
+                self.may_hide_key_update = self.can_rekey_in_kernel();
                 self.post_handshake.data_record(len)?;
                 if len > 0 {
                     buffer.split().1.push(Part { start: 0, end: len as u32 });

@@ -8,6 +8,7 @@ use super::backend_to_client::{BackendToClient, Turn};
 use super::buffer::{SMALL_LEN, Size};
 use super::close::Broken;
 use super::pipe::PIPE_LEN;
+use crate::ktls::control;
 use crate::telemetry::{Direction, RelayPath};
 
 impl BackendToClient<'_> {
@@ -41,13 +42,14 @@ impl BackendToClient<'_> {
             Err(error) => return Err(Broken::Backend(error)),
         };
         self.sides.watch.touch();
+        self.writer.takes_for_kernel(received);
         while pipe.filled() > 0 {
             match pipe.drain(self.sides.client.as_fd()) {
-                Ok(sent) => self.writer.sent_to_kernel(sent),
+                Ok(sent) => self.writer.sent_to_kernel(sent, pipe.filled()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.sides.client.writable().await.map_err(Broken::Client)?;
                 }
-                Err(error) => return Err(Broken::Client(error)),
+                Err(error) => return Err(send_failed(error)),
             }
         }
         self.count(RelayPath::KernelSplice, received);
@@ -63,17 +65,18 @@ impl BackendToClient<'_> {
             Err(error) => return Err(Broken::Backend(error)),
         };
         self.sides.watch.touch();
+        self.writer.takes_for_kernel(received);
         let mut sent = 0;
         while sent < received {
             match self.sides.client.send(&buffer[sent..received]) {
                 Ok(len) => {
                     sent += len;
-                    self.writer.sent_to_kernel(len);
+                    self.writer.sent_to_kernel(len, received - sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.sides.client.writable().await.map_err(Broken::Client)?;
                 }
-                Err(error) => return Err(Broken::Client(error)),
+                Err(error) => return Err(send_failed(error)),
             }
         }
         self.count(RelayPath::KernelCopy, received);
@@ -82,5 +85,15 @@ impl BackendToClient<'_> {
 
     fn count(&self, path: RelayPath, bytes: usize) {
         self.sides.metrics.relay_bytes.of(Direction::BackendToClient).of(path).add(bytes as u64);
+    }
+}
+
+/// The kernel looks at records when they arrive and leaves a fault on the socket, where sending may meet it first.
+fn send_failed(error: io::Error) -> Broken {
+    match error.raw_os_error() {
+        Some(libc::EBADMSG | libc::EMSGSIZE) => {
+            control::fault_of(&error).map_or(Broken::Client(error), Broken::KernelFault)
+        }
+        _ => Broken::Client(error),
     }
 }

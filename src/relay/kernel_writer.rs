@@ -7,16 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::Sides;
 use super::close::Broken;
 use super::offload::Offload;
+use super::pipe::PIPE_LEN;
 use crate::ktls::control::{self, KeyUpdateRequest, Sent};
 use crate::ktls::{self, install};
 use crate::record::{Alert, CipherSuite, ProtocolVersion, TrafficSecret};
+use crate::sys::tls_ulp;
 use crate::telemetry::Direction;
 
-/// How many bytes may be sent before the kernel is asked how many records it made of them.
-const SAMPLE_BYTES: u64 = 1 << 20;
-/// Records kept in reserve below the key's limit: more than [`SAMPLE_BYTES`] turn into when the kernel closes records
-/// early because their pages are small.
-const RECORDS_RESERVE: u64 = 2048;
+/// Records beyond the full ones that one call may turn its bytes into: the kernel closes a record early when it runs out
+/// of fragments, and a pipe has at most [`PIPE_LEN`] / 4 KiB of them.
+const EARLY_RECORDS_MAX: u64 = (PIPE_LEN / 4096) as u64;
 
 /// A control record that waits to be sent.
 enum Control {
@@ -29,13 +29,15 @@ enum Control {
 pub(super) struct KernelWriter {
     queued: VecDeque<Control>,
     record_limit: u64,
-    sent_since_sample: u64,
+    payload_len: u64,
+    /// No fewer records than the present key has protected; the kernel knows the number.
+    records_max: u64,
 }
 
 impl KernelWriter {
-    pub(super) fn new(record_limit: u64) -> Self {
-        // The first turn samples: the direction may be promoted near its limit.
-        Self { queued: VecDeque::new(), record_limit, sent_since_sample: SAMPLE_BYTES }
+    pub(super) fn new(record_limit: u64, payload_len: usize) -> Self {
+        // The first turn asks the kernel: the direction may be promoted near its limit.
+        Self { queued: VecDeque::new(), record_limit, payload_len: payload_len as u64, records_max: record_limit }
     }
 
     pub(super) fn queue_alert(&mut self, alert: Alert) {
@@ -50,19 +52,21 @@ impl KernelWriter {
         !self.queued.is_empty()
     }
 
-    /// Takes note of bytes that the kernel sealed.
+    /// Takes note of bytes that one call gave to the kernel to seal.
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.sent_since_sample += bytes as u64;
+        self.records_max += (bytes as u64).div_ceil(self.payload_len) + EARLY_RECORDS_MAX;
     }
 
-    /// Whether the key is so near its limit that it must be replaced; asks the kernel now and then.
+    /// Whether the key is so near its limit that it must be replaced before the next turn. The kernel is asked only when
+    /// the limit may be near by what was given to it.
     pub(super) fn is_near_limit(&mut self, client: BorrowedFd<'_>, suite: &CipherSuite) -> Result<bool, Broken> {
-        if self.sent_since_sample < SAMPLE_BYTES || self.record_limit == u64::MAX {
+        let turn = (PIPE_LEN as u64).div_ceil(self.payload_len) + EARLY_RECORDS_MAX;
+        if self.records_max.saturating_add(turn) < self.record_limit {
             return Ok(false);
         }
-        self.sent_since_sample = 0;
         let state = install::live_state(client, ktls::Direction::Transmit, suite.version, suite.aead)?;
-        Ok(state.sequence.saturating_add(RECORDS_RESERVE) >= self.record_limit)
+        self.records_max = state.sequence;
+        Ok(self.records_max.saturating_add(turn) >= self.record_limit)
     }
 
     /// Sends what the socket takes of the queue; true when none is left.
@@ -84,6 +88,7 @@ impl KernelWriter {
             }
             if let Some(Control::KeyUpdate) = self.queued.pop_front() {
                 next_keys(offload, secret, suite)?;
+                self.records_max = 0;
                 sides.metrics.key_updates_sent.increment();
             }
         }
@@ -108,7 +113,13 @@ fn next_keys(offload: &Offload<'_>, secret: &mut Option<TrafficSecret>, suite: &
 ///
 /// Cancel safety: safe.
 pub(super) async fn wait_for_room(sides: &Sides<'_>) -> io::Result<()> {
+    let mut unacknowledged = usize::MAX;
     while !control::has_room_for_close(sides.client.as_fd())? {
+        let left = tls_ulp::unacknowledged_bytes(sides.client.as_fd())?;
+        if left < unacknowledged {
+            sides.watch.touch();
+        }
+        unacknowledged = left;
         sides.client.writable().await?;
         // Writable starts at a third of the buffer, which may be less than the room that is needed.
         // In a box: a timer is large, and every connection would carry the room for it.

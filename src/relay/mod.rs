@@ -25,7 +25,7 @@ pub use close::{close_without_backend, linger};
 pub use pipe::PipePool;
 
 use crate::ktls;
-use crate::record::{Handover, Opener, Sealer};
+use crate::record::{Aead, Handover, Opener, Sealer};
 use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, WorkerMetrics};
 use crate::timer::Watch;
@@ -53,6 +53,8 @@ pub struct Sides<'a> {
     pub kernel_tls: &'a ktls::Settings,
     /// What the kernel can do.
     pub capabilities: &'a ktls::Capabilities,
+    /// Records that one AES-GCM key protects at most.
+    pub records_per_key: u64,
     /// How long without a byte ends the connection.
     pub idle_timeout: Duration,
     /// How long the client may take to answer our close.
@@ -79,6 +81,11 @@ pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
     let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
         (Ok(sealer), Ok(opener)) => (sealer, opener),
         (Err(error), _) | (_, Err(error)) => return close::internal(&error),
+    };
+    // Only AES-GCM has a limit that matters (RFC 9846 section 5.5).
+    let sealer = match suite.aead {
+        Aead::ChaCha20Poly1305 => sealer,
+        Aead::Aes128Gcm | Aead::Aes256Gcm => sealer.with_record_limit(sides.records_per_key),
     };
     let sealer = match max_fragment_length {
         Some(limit) => sealer.with_fragment_len(usize::from(limit)),

@@ -34,6 +34,11 @@ impl Progress {
         self.bytes.set(self.bytes.get() + bytes as u64);
         self.is_bulk.set(is_bulk);
     }
+
+    /// Takes note of `bytes` that were read only to come to a record boundary.
+    pub(super) fn completed(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
 }
 
 impl<'a> Offload<'a> {
@@ -64,19 +69,21 @@ impl<'a> Offload<'a> {
     }
 
     /// Gives a direction to the kernel; false when the kernel refuses, which is final and leaves everything as it was.
-    pub(super) fn install(&self, progress: &Progress, keys: &TrafficKeys) -> bool {
-        match self.try_install(progress.direction, keys) {
-            Ok(()) => {
-                progress.kept.set(None);
-                self.sides.metrics.kernel_tls_promoted.of(progress.direction).increment();
-                true
-            }
-            Err(error) => {
-                tracing::debug!(direction = ?progress.direction, %error, "direction kept in userspace");
-                progress.kept.set(Some(KeepReason::from(&error)));
-                false
-            }
+    ///
+    /// # Errors
+    /// When the kernel has the keys and cannot keep the limit of a record: there is no way back then.
+    pub(super) fn install(&self, progress: &Progress, keys: &TrafficKeys) -> Result<bool, ktls::InstallError> {
+        if let Err(error) = self.try_install(progress.direction, keys) {
+            tracing::debug!(direction = ?progress.direction, %error, "direction kept in userspace");
+            progress.kept.set(Some(KeepReason::from(&error)));
+            return Ok(false);
         }
+        if let (Direction::BackendToClient, Some(limit)) = (progress.direction, self.max_fragment_length) {
+            ktls::install::limit_transmit_payload(self.sides.client.as_fd(), limit)?;
+        }
+        progress.kept.set(None);
+        self.sides.metrics.kernel_tls_promoted.of(progress.direction).increment();
+        Ok(true)
     }
 
     /// Replaces the keys of a promoted direction.
@@ -104,11 +111,7 @@ impl<'a> Offload<'a> {
             attach_ulp(client)?;
             self.is_attached.set(true);
         }
-        ktls::install(client, kernel_direction(direction), keys)?;
-        if let (Direction::BackendToClient, Some(limit)) = (direction, self.max_fragment_length) {
-            ktls::install::limit_transmit_payload(client, limit)?;
-        }
-        Ok(())
+        ktls::install(client, kernel_direction(direction), keys)
     }
 }
 

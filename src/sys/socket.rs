@@ -14,6 +14,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// Most parts that one vectored call takes; further ones wait for the next call (UIO_MAXIOV is 1024).
 pub const VECTOR_PARTS_MAX: usize = 64;
 
+// States of a connection whose peer has not ended its side (linux/tcp.h).
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_FIN_WAIT1: u8 = 4;
+const TCP_FIN_WAIT2: u8 = 5;
+
 /// A connected stream socket (TCP or unix) of this worker.
 #[derive(Debug)]
 pub struct Stream {
@@ -127,6 +132,18 @@ impl Stream {
             // SAFETY: into_raw_fd gave up the ownership of this open descriptor to us.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
+    }
+
+    /// Whether the peer has ended its side, or the connection is gone, whatever is still unread. Only for TCP.
+    pub fn is_ended_by_peer(&self) -> bool {
+        // SAFETY: tcp_info is plain data for which all zeroes is a valid value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the pointer and `len` describe the live `info`, of which getsockopt writes at most `len` bytes.
+        let result = unsafe {
+            libc::getsockopt(self.raw(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+        };
+        result != 0 || !matches!(info.tcpi_state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2)
     }
 
     /// The pending error of the socket, which is cleared by the call.

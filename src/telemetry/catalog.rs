@@ -6,6 +6,7 @@
 use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
+use super::kernel_tls::{self, Statistics};
 use super::ticket::{RingCounters, TicketCounters};
 use super::worker::WorkerMetrics;
 
@@ -80,8 +81,19 @@ impl Metric {
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
     let (ring_events, _) = ticket_ring_events(&RingCounters::default());
-    let process =
-        [build(), start_time(), log_lines_dropped(), draining(), workers(), worker_connections_open(), ring_events];
+    let kernel_tls = Statistics::default();
+    let ((kernel_events, _), (kernel_open, _)) = (kernel_tls_events(&kernel_tls), kernel_tls_open(&kernel_tls));
+    let process = [
+        build(),
+        start_time(),
+        log_lines_dropped(),
+        draining(),
+        workers(),
+        worker_connections_open(),
+        ring_events,
+        kernel_events,
+        kernel_open,
+    ];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(counted).collect()
 }
@@ -131,6 +143,39 @@ pub(super) fn draining() -> Metric {
         help: "1 from the begin of a drain to the end of the process, else 0",
         labels: Vec::new(),
     }
+}
+
+/// The kernel's own counters of its TLS.
+pub(super) fn kernel_tls_events(statistics: &Statistics) -> (Metric, Vec<Sample>) {
+    let metric = Metric {
+        subject: "sluice_kernel_tls_events",
+        unit: None,
+        kind: MetricKind::Counter,
+        help: "The kernel's counters of its TLS (/proc/net/tls_stat): of every process in this network namespace, \
+               since it was made",
+        labels: vec![LabelSet { name: "counter", values: LabelValues::Closed(kernel_tls::EVENTS.to_vec()) }],
+    };
+    (metric, kernel_samples(&kernel_tls::EVENTS, statistics))
+}
+
+/// The kernel's own count of the directions that it protects.
+pub(super) fn kernel_tls_open(statistics: &Statistics) -> (Metric, Vec<Sample>) {
+    let metric = Metric {
+        subject: "sluice_kernel_tls_open",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Directions that the kernel protects now (/proc/net/tls_stat), of every process in this network namespace",
+        labels: vec![LabelSet { name: "counter", values: LabelValues::Closed(kernel_tls::OPEN.to_vec()) }],
+    };
+    (metric, kernel_samples(&kernel_tls::OPEN, statistics))
+}
+
+fn kernel_samples(names: &[&'static str], statistics: &Statistics) -> Vec<Sample> {
+    let sample = |name: &&'static str| Sample {
+        labels: vec![("counter", (*name).to_owned())],
+        value: statistics.of(name).into(),
+    };
+    names.iter().map(sample).collect()
 }
 
 /// What happened to the ticket ring.

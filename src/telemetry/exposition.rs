@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::catalog::{self, Metric, MetricKind, Sample};
 use super::diagnostics;
+use super::kernel_tls::Statistics;
 use super::process::{Phase, Process, WorkerState};
 
 /// The media type of the exposition.
@@ -66,6 +67,9 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         (catalog::worker_connections_open(), connections_by_worker(process)),
         catalog::ticket_ring_events(&process.ticket_ring),
     ];
+    // Where the kernel has no TLS, there is nothing to count.
+    let kernel_tls = Statistics::read().unwrap_or_default();
+    readings.extend([catalog::kernel_tls_events(&kernel_tls), catalog::kernel_tls_open(&kernel_tls)]);
     readings.extend(sum_of_workers(process));
     readings
 }

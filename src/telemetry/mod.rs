@@ -4,6 +4,7 @@ pub mod catalog;
 mod cell;
 pub mod diagnostics;
 pub mod exposition;
+pub mod kernel_tls;
 mod label;
 mod process;
 mod ticket;

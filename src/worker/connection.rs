@@ -82,6 +82,7 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
         pipes: &worker.pipes,
         kernel_tls: &listener.kernel_tls,
         capabilities: &worker.capabilities,
+        records_per_key: listener.records_per_key,
         watch: &watch,
         metrics: &worker.metrics,
         idle_timeout: listener.timeouts.idle,

@@ -36,6 +36,7 @@ pub(super) struct Listener {
     pub(super) servers: Rc<Servers>,
     pub(super) connect_timeout: Duration,
     pub(super) kernel_tls: ktls::Settings,
+    pub(super) records_per_key: u64,
     pub(super) timeouts: Timeouts,
 }
 

@@ -192,6 +192,7 @@ fn open(plan: ListenerPlan, worker: usize, tickets: &TicketSettings) -> Result<(
         servers: Rc::new(Servers::new(&backend, worker)?),
         connect_timeout: backend.connect_timeout,
         kernel_tls: settings.kernel_tls,
+        records_per_key: settings.records_per_key,
         timeouts: settings.timeouts,
         name: settings.name,
     };

@@ -61,6 +61,8 @@ pub struct ListenerSettings {
     pub tls: tls::Settings,
     /// When record protection moves to the kernel.
     pub kernel_tls: ktls::Settings,
+    /// Records that one AES-GCM key protects at most.
+    pub records_per_key: u64,
     /// Time-outs.
     pub timeouts: Timeouts,
 }

@@ -44,10 +44,20 @@ pub fn kernel_tls() -> Option<KernelTls> {
 }
 
 impl KernelTls {
+    /// Counts from here on: a proxy that starts asks the kernel what it can do.
+    pub fn begin(&mut self) {
+        self.before = Statistics::read().expect("/proc/net/tls_stat");
+    }
+
     /// How much one of the kernel's counters grew during the test.
     pub fn grown(&self, counter: &str) -> u64 {
         Statistics::read().expect("/proc/net/tls_stat").of(counter) - self.before.of(counter)
     }
+}
+
+/// What one of the kernel's counters stands at.
+pub fn current(counter: &str) -> u64 {
+    Statistics::read().expect("/proc/net/tls_stat").of(counter)
 }
 
 /// The major and minor number of the running kernel.

@@ -28,6 +28,10 @@ pub(crate) struct Options {
     pub(crate) workers: usize,
     pub(crate) io: &'static str,
     pub(crate) kernel_tls: String,
+    /// What a direction carries before `auto` and `required` hand it over; none: the default.
+    pub(crate) kernel_tls_after: Option<String>,
+    /// Records under one AES-GCM key; none: the default.
+    pub(crate) records_per_key: Option<u64>,
     pub(crate) connections_max: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) idle_timeout: Duration,
@@ -48,6 +52,8 @@ impl Default for Options {
             io: "auto",
             // The same tests prove the other engines: SLUICE_TEST_KERNEL_TLS=always cargo test
             kernel_tls: std::env::var("SLUICE_TEST_KERNEL_TLS").unwrap_or_else(|_| "off".into()),
+            kernel_tls_after: std::env::var("SLUICE_TEST_KERNEL_TLS_AFTER").ok(),
+            records_per_key: None,
             connections_max: 4096,
             handshake_timeout: DEADLINE,
             idle_timeout: DEADLINE,
@@ -75,6 +81,12 @@ pub(crate) struct Proxy {
     idle_descriptors: usize,
 }
 
+/// How Sluice ended that refused to start.
+pub(crate) struct Refused {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
+}
+
 /// What the process holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
@@ -98,6 +110,17 @@ impl Proxy {
         wait_until("it is idle", || proxy.connections_open() == 0);
         proxy.idle_descriptors = wait_for("the number of its descriptors stands", || proxy.steady_descriptors());
         proxy
+    }
+
+    /// Starts Sluice where it must refuse to start, and waits until it has ended.
+    pub(crate) fn refused(options: &Options) -> Refused {
+        let directory = TempDir::with_prefix("sluice-test-").unwrap();
+        let files = certificate::issue(directory.path(), options.key);
+        let (port, admin) = (Port::reserve(), Port::reserve());
+        let config = directory.path().join("sluice.toml");
+        std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
+        let output = command(&config, options.descriptors_max).output().unwrap();
+        Refused { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -231,7 +254,7 @@ name = "edge"
 address = "{address}"
 backend = "app"
 kernel_tls = "{kernel_tls}"
-handshake_timeout = "{handshake}ms"
+{kernel_tls_after}{records_per_key}handshake_timeout = "{handshake}ms"
 idle_timeout = "{idle}ms"
 close_timeout = "{close}ms"
 [listener.tls]
@@ -249,6 +272,15 @@ connect_timeout = "{connect}ms"
         io = options.io,
         connections_max = options.connections_max,
         kernel_tls = options.kernel_tls,
+        // With the other modes it would be warned about.
+        kernel_tls_after = match &options.kernel_tls_after {
+            Some(bytes) if ["auto", "required"].contains(&options.kernel_tls.as_str()) => {
+                format!("kernel_tls_after = {bytes:?}\n")
+            }
+            _ => String::new(),
+        },
+        records_per_key =
+            options.records_per_key.map_or_else(String::new, |records| format!("records_per_key = {records}\n")),
         policy = options.policy,
         chain = files.chain,
         key = files.key,

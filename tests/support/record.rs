@@ -11,6 +11,11 @@ use super::suite::Suite;
 /// A client whose sending side was taken from OpenSSL; OpenSSL goes on reading.
 pub(crate) struct Forger {
     pub(crate) tls: Tls,
+    records: Records,
+}
+
+/// The sending side by itself.
+pub(crate) struct Records {
     suite: Suite,
     sealer: Sealer,
     secret: Option<TrafficSecret>,
@@ -27,20 +32,37 @@ impl Forger {
             }
             ProtocolVersion::Tls12 => (tls12_keys(&tls, suite), None),
         };
-        Self { tls, suite, sealer: Sealer::new(keys).unwrap(), secret }
+        Self { tls, records: Records { suite, sealer: Sealer::new(keys).unwrap(), secret } }
+    }
+
+    /// Parts the reading side, which is OpenSSL's, from the sending side.
+    pub(crate) fn into_parts(self) -> (Tls, Records) {
+        (self.tls, self.records)
     }
 
     /// The protected record.
     pub(crate) fn seal(&mut self, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
-        let mut record = Vec::new();
-        self.sealer.seal_control(content_type, payload, &mut record).unwrap();
-        record
+        self.records.seal(content_type, payload)
     }
 
     /// Seals and sends.
     pub(crate) fn send(&mut self, content_type: ContentType, payload: &[u8]) {
         let record = self.seal(content_type, payload);
         self.tls.send_raw(&record);
+    }
+
+    /// A KeyUpdate, and the keys that go with it from here on.
+    pub(crate) fn seal_key_update(&mut self, answer: Answer) -> Vec<u8> {
+        self.records.seal_key_update(answer)
+    }
+}
+
+impl Records {
+    /// The protected record.
+    pub(crate) fn seal(&mut self, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+        let mut record = Vec::new();
+        self.sealer.seal_control(content_type, payload, &mut record).unwrap();
+        record
     }
 
     /// A KeyUpdate, and the keys that go with it from here on.

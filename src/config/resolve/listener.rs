@@ -81,9 +81,10 @@ fn settings(
         idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
         close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
     };
+    let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);
     let tls = tls(raw, table, environment, report);
     let (backend, tls) = (backend?, tls?);
-    Some(move |name, address| ListenerSettings { name, address, backend, tls, kernel_tls, timeouts })
+    Some(move |name, address| ListenerSettings { name, address, backend, tls, kernel_tls, records_per_key, timeouts })
 }
 
 fn address(

@@ -2,6 +2,25 @@
 
 use std::{fs, io};
 
+/// What has happened, by the kernel's names; later kernels may have more.
+pub(super) const EVENTS: [&str; 13] = [
+    "TlsTxSw",
+    "TlsRxSw",
+    "TlsTxDevice",
+    "TlsRxDevice",
+    "TlsDecryptError",
+    "TlsRxDeviceResync",
+    "TlsDecryptRetry",
+    "TlsRxNoPadViolation",
+    "TlsRxRekeyOk",
+    "TlsRxRekeyError",
+    "TlsTxRekeyOk",
+    "TlsTxRekeyError",
+    "TlsRxRekeyReceived",
+];
+/// What there is now, by the kernel's names.
+pub(super) const OPEN: [&str; 4] = ["TlsCurrTxSw", "TlsCurrRxSw", "TlsCurrTxDevice", "TlsCurrRxDevice"];
+
 /// The counters, as the kernel names them (`TlsTxSw`, `TlsDecryptError`…).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics(Vec<(String, u64)>);
