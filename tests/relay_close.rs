@@ -6,11 +6,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use sluice::record::ContentType;
 use support::backend::{self, Backend};
 use support::body::{self, End, Received};
-use support::client::{Client, Tls};
+use support::client::{Client, Delivery, Tls};
 use support::proxy::{Options, Proxy};
 use support::record::Forger;
 use support::suite::Version;
@@ -157,6 +159,28 @@ fn reset_by_backend_never_reads_as_close_notify() {
 }
 
 #[test]
+fn answer_before_a_reset_that_cuts_the_upload_reaches_the_client() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        // As much as fits into the buffers on the way, so that the proxy waits for the backend to take more.
+        client.deliver(Delivery::Held);
+        client.send(&body::bytes(32 * MIB, 3));
+        let (records, mut socket) = (client.take_held(), client.socket().try_clone().unwrap());
+        let sending = std::thread::spawn(move || socket.write_all(&records));
+        wait_until("the upload stalls", || sent_stalls(client.socket()));
+        // Like a server that refuses a large body: it answers, and closes with the rest unread.
+        world.proxy.freeze(|| {
+            server.write_all(b"413 Content Too Large").unwrap();
+            drop(server);
+        });
+        assert_eq!(client.receive(21), b"413 Content Too Large", "{version:?}");
+        assert_ne!(client.drain().end, End::CloseNotify, "{version:?}");
+        assert!(sending.join().unwrap().is_err(), "nobody took the upload");
+    }
+}
+
+#[test]
 fn fatal_alert_of_client_reaches_backend_as_reset() {
     let world = World::start();
     for version in Version::ALL {
@@ -281,4 +305,10 @@ fn data_behind_close_notify_is_ignored() {
         drop(server);
         assert_eq!(forger.tls.drain(), Received::of(b"answer", End::CloseNotify), "{version:?}");
     }
+}
+
+/// Whether what the socket's owner sends is not taken any more: nothing moves while the test looks.
+fn sent_stalls(socket: &TcpStream) -> bool {
+    let mut poll = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    nix::poll::poll(&mut poll, PollTimeout::from(200u8)).unwrap() == 0
 }

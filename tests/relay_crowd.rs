@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use support::backend::Backend;
 use support::client::Client;
@@ -50,28 +54,67 @@ fn connections_one_after_another_leave_no_memory_behind() {
 }
 
 #[test]
-fn crowd_that_stops_reading_costs_bounded_memory() {
-    const STALLED: usize = 100;
-    let endless = |mut stream: std::net::TcpStream| {
-        let block = body::bytes(1 << 18, 1);
-        while stream.write_all(&block).is_ok() {}
-    };
-    let (address, _) = Backend::listen().serve(endless);
+fn clients_that_stop_reading_cost_bounded_memory() {
+    let (address, _) = Backend::listen().serve(|mut stream: TcpStream| send_endlessly(|block| stream.write_all(block)));
     let proxy = Proxy::start(&Options::to([address]));
-    let before = proxy.usage();
     let client = Client::of(&proxy).small_receive_buffer();
-    let clients: Vec<_> = (0..STALLED).map(|_| client.connect()).collect();
+    assert_bounded(&proxy, || (0..STALLED).map(|_| client.connect()).collect::<Vec<_>>());
+}
+
+#[test]
+fn backends_that_stop_reading_cost_bounded_memory() {
+    let is_over = Arc::<AtomicBool>::default();
+    let seen = Arc::clone(&is_over);
+    let (address, _) = Backend::listen_with_small_buffers().serve(move |stream: TcpStream| {
+        wait_until("the test is over", || seen.load(Ordering::Relaxed));
+        drop(stream);
+    });
+    let proxy = Proxy::start(&Options::to([address]));
+    let client = Client::of(&proxy);
+    let stall = || {
+        for _ in 0..STALLED {
+            let mut client = client.connect();
+            std::thread::spawn(move || send_endlessly(|block| client.try_send(block)));
+        }
+        OverOnDrop(is_over)
+    };
+    assert_bounded(&proxy, stall);
+}
+
+const STALLED: usize = 100;
+
+/// One small buffer for each and the budget of large ones (workers.buffer_memory) are far below this.
+const STALLED_BYTES_MAX: usize = 96 << 20;
+
+/// Looks at the memory while the clients that `stall` makes are stalled.
+fn assert_bounded<T>(proxy: &Proxy, stall: impl FnOnce() -> T) {
+    let before = proxy.usage();
+    let stalled = stall();
     wait_until("all are open", || proxy.connections_open() == STALLED as u64);
     let mut last = 0;
     wait_until("memory grows no more", || {
+        std::thread::park_timeout(Duration::from_millis(100));
         let now = proxy.usage().memory_bytes;
         std::mem::replace(&mut last, now) == now
     });
-    // One small buffer each and the budget of large ones (workers.buffer_bytes_max) are far below this.
     let grown = proxy.usage().memory_bytes.saturating_sub(before.memory_bytes);
-    assert!(grown < 96 << 20, "{} KiB for {STALLED} stalled clients", grown / 1024);
-    drop(clients);
+    assert!(grown < STALLED_BYTES_MAX, "{} KiB for {STALLED} stalled connections", grown / 1024);
+    drop(stalled);
     wait_until("all are gone", || proxy.connections_open() == 0);
+}
+
+/// Lets the backends go.
+struct OverOnDrop(Arc<AtomicBool>);
+
+impl Drop for OverOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn send_endlessly(mut send: impl FnMut(&[u8]) -> io::Result<()>) {
+    let block = body::bytes(1 << 18, 1);
+    while send(&block).is_ok() {}
 }
 
 fn usage_after_crowd(proxy: &Proxy) -> Usage {

@@ -68,6 +68,18 @@ fn client_that_stops_reading_is_idle_and_is_not_told_a_clean_end() {
 }
 
 #[test]
+fn backend_that_stops_reading_is_idle_and_is_reset() {
+    let backend = Backend::listen_with_small_buffers();
+    let proxy = Proxy::start(&Options { idle_timeout: SHORT, ..Options::to([backend.address()]) });
+    let mut client = Client::of(&proxy).connect();
+    let mut server = backend.accept();
+    let block = body::bytes(1 << 20, 1);
+    while client.try_send(&block).is_ok() {}
+    proxy.wait_closed("idle_timeout");
+    assert_eq!(body::drain(&mut server).end, End::Reset);
+}
+
+#[test]
 fn client_that_never_answers_close_notify_is_closed_after_the_close_timeout() {
     let backend = Backend::listen();
     let proxy = Proxy::start(&Options { close_timeout: SHORT, ..Options::to([backend.address()]) });

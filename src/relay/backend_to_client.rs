@@ -11,7 +11,7 @@ use super::offload::{Offload, Progress};
 use crate::telemetry::{Direction, RelayPath};
 
 pub(super) struct BackendToClient<'a> {
-    pub(super) sides: Sides<'a>,
+    pub(super) sides: &'a Sides<'a>,
     pub(super) writer: &'a ClientWriter<'a>,
     offload: &'a Offload<'a>,
     progress: Progress,
@@ -21,6 +21,8 @@ pub(super) struct BackendToClient<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// The backend takes no more: what it sent before is passed on, but its end is none that the client may trust.
+    Lost,
     /// The backend's end of stream was passed on.
     Ended,
 }
@@ -32,7 +34,7 @@ impl Drop for BackendToClient<'_> {
 }
 
 impl<'a> BackendToClient<'a> {
-    pub(super) fn new(sides: Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
+    pub(super) fn new(sides: &'a Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
         let progress = Progress::new(Direction::BackendToClient);
         Self { sides, writer, offload, progress, state: Cell::new(State::Open) }
     }
@@ -41,9 +43,23 @@ impl<'a> BackendToClient<'a> {
         self.state.get() == State::Ended
     }
 
+    /// The other direction could not send: the backend has reset the connection, perhaps behind a last answer.
+    pub(super) fn lose_backend(&self) {
+        self.state.set(State::Lost);
+        self.sides.watch.allow(self.sides.close_timeout);
+    }
+
+    pub(super) fn has_lost_backend(&self) -> bool {
+        self.state.get() == State::Lost
+    }
+
     /// Relays until the backend closes, then closes towards the client.
     pub(super) async fn run(&self) -> Result<Ended, Broken> {
         self.relay().await?;
+        if self.has_lost_backend() {
+            // The failed send took the socket's error with it, so that the reset reads as an end of stream here.
+            return Err(Broken::Backend(io::ErrorKind::ConnectionReset.into()));
+        }
         self.writer.close().await?;
         self.state.set(State::Ended);
         self.sides.watch.allow(self.sides.close_timeout);

@@ -16,7 +16,7 @@ use crate::sys::socket::VECTOR_PARTS_MAX;
 use crate::telemetry::{Direction, RelayPath};
 
 pub(super) struct ClientToBackend<'a> {
-    pub(super) sides: Sides<'a>,
+    pub(super) sides: &'a Sides<'a>,
     pub(super) writer: &'a ClientWriter<'a>,
     offload: &'a Offload<'a>,
     progress: Progress,
@@ -57,7 +57,7 @@ impl Drop for ClientToBackend<'_> {
 
 impl<'a> ClientToBackend<'a> {
     pub(super) fn new(
-        sides: Sides<'a>,
+        sides: &'a Sides<'a>,
         writer: &'a ClientWriter<'a>,
         offload: &'a Offload<'a>,
         opener: Opener,
@@ -315,7 +315,7 @@ impl<'a> ClientToBackend<'a> {
     }
 }
 
-fn send_once(sides: Sides<'_>, bytes: &[u8], parts: &[Part]) -> io::Result<usize> {
+fn send_once(sides: &Sides<'_>, bytes: &[u8], parts: &[Part]) -> io::Result<usize> {
     let slice = |part: &Part| &bytes[part.start as usize..part.end as usize];
     if let [only] = parts {
         return sides.backend.send(slice(only));

@@ -124,7 +124,7 @@ pub(super) fn internal(error: &CryptoError) -> Outcome {
 /// Closes a connection that no server could be found for: cleanly, with close_notify, since nothing was cut off.
 ///
 /// Cancel safety: safe; the client then sees the connection end without close_notify.
-pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Handover) {
+pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Box<Handover>) {
     let Ok(mut sealer) = Sealer::new(handover.send) else { return };
     let mut record = Vec::new();
     if sealer.seal_control(ContentType::Alert, &Alert::CLOSE_NOTIFY.encode(), &mut record).is_ok()
@@ -135,7 +135,7 @@ pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Han
 }
 
 /// Sends the alert that belongs to a broken connection, if there is one and a record boundary to send it at.
-pub(super) async fn tell_client(sides: Sides<'_>, writer: &ClientWriter<'_>, broken: Broken) -> CloseReason {
+pub(super) async fn tell_client(sides: &Sides<'_>, writer: &ClientWriter<'_>, broken: Broken) -> CloseReason {
     let reason = broken.reason();
     match reason {
         CloseReason::Internal => tracing::error!(error = %broken, "connection ended by a bug"),
@@ -151,14 +151,25 @@ pub(super) async fn tell_client(sides: Sides<'_>, writer: &ClientWriter<'_>, bro
     reason
 }
 
+/// The backend was lost while the client was sending, and what it had answered before has been passed on. There is no
+/// close_notify, but time to read: unread data of the client would turn the close into a reset that overtakes the answer.
+pub(super) async fn after_last_answer(sides: &Sides<'_>, writer: &ClientWriter<'_>, broken: &Broken) -> CloseReason {
+    let reason = broken.reason();
+    tracing::debug!(error = %broken, reason = reason.label(), "connection ended");
+    sides.watch.restart(ALERT_LINGER);
+    let _ = sides.watch.guard(pin!(writer.wait_for_room())).await;
+    linger_in_any_engine(sides, writer).await;
+    reason
+}
+
 /// The deadline passed with no direction at its end: the connection was idle, or a side stopped reading. The client is
 /// told with close_notify, unless it stopped in the middle of a record.
-pub(super) async fn idle(sides: Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
+pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
     send_alert(sides, writer, Alert::CLOSE_NOTIFY).await;
     CloseReason::IdleTimeout
 }
 
-async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
+async fn send_alert(sides: &Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
     // RFC 8446 section 6.1: close_notify says that nothing is missing.
     let is_allowed =
         if alert == Alert::CLOSE_NOTIFY { writer.has_sent_everything() } else { writer.can_send_control() };
@@ -170,7 +181,11 @@ async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
     if !matches!(sent, Ok(Ok(()))) {
         return;
     }
-    if writer.is_promoted() {
+    linger_in_any_engine(sides, writer).await;
+}
+
+async fn linger_in_any_engine(sides: &Sides<'_>, writer: &ClientWriter<'_>) {
+    if writer.is_attached() {
         linger_in_kernel(sides).await;
     } else {
         linger(sides.client, sides.watch).await;
@@ -179,14 +194,15 @@ async fn send_alert(sides: Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {
 
 /// As [`linger`], for a client whose records the kernel may open: after a fault they cannot be read any more, and the
 /// socket stays readable, so this looks at the state of the connection from time to time.
-async fn linger_in_kernel(sides: Sides<'_>) {
+async fn linger_in_kernel(sides: &Sides<'_>) {
     sides.client.shutdown_send();
     let steps = ALERT_LINGER.as_millis() / LINGER_STEP.as_millis();
     for _step in 0..steps {
         if sides.client.is_ended_by_peer() {
             return;
         }
-        monoio::time::sleep(LINGER_STEP).await;
+        // In a box: a timer is large, and every connection would carry the room for it.
+        Box::pin(monoio::time::sleep(LINGER_STEP)).await;
     }
 }
 

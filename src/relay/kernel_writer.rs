@@ -72,7 +72,7 @@ impl KernelWriter {
     /// Sends what the socket takes of the queue; true when none is left.
     pub(super) fn flush_now(
         &mut self,
-        sides: Sides<'_>,
+        sides: &Sides<'_>,
         offload: &Offload<'_>,
         secret: &mut Option<TrafficSecret>,
         suite: &CipherSuite,
@@ -112,7 +112,7 @@ fn next_keys(offload: &Offload<'_>, secret: &mut Option<TrafficSecret>, suite: &
 /// all of it; what it did not take is lost when the stream is ended then.
 ///
 /// Cancel safety: safe.
-pub(super) async fn wait_for_room(sides: Sides<'_>) -> io::Result<()> {
+pub(super) async fn wait_for_room(sides: &Sides<'_>) -> io::Result<()> {
     let mut unacknowledged = usize::MAX;
     while !control::has_room_for_close(sides.client.as_fd())? {
         let left = tls_ulp::unacknowledged_bytes(sides.client.as_fd())?;
@@ -122,7 +122,8 @@ pub(super) async fn wait_for_room(sides: Sides<'_>) -> io::Result<()> {
         unacknowledged = left;
         sides.client.writable().await?;
         // Writable starts at a third of the buffer, which may be less than the room that is needed.
-        monoio::time::sleep(ROOM_POLL_INTERVAL).await;
+        // In a box: a timer is large, and every connection would carry the room for it.
+        Box::pin(monoio::time::sleep(ROOM_POLL_INTERVAL)).await;
     }
     Ok(())
 }

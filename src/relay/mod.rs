@@ -36,7 +36,6 @@ use close::{Broken, Ended};
 use offload::Offload;
 
 /// What a relay works with: the sockets and what the worker lends.
-#[derive(Clone, Copy)]
 pub struct Sides<'a> {
     /// The client's socket, beyond the handshake.
     pub client: &'a Stream,
@@ -76,9 +75,10 @@ pub struct Outcome {
 /// told what it is to be told; closing the sockets is left to the caller.
 ///
 /// Cancel safety: not safe; dropped, it leaves the connection to be closed.
-pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
-    let suite = handover.suite;
-    let (sealer, opener) = match (Sealer::new(handover.send), Opener::new(handover.receive)) {
+pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
+    // Out of its box, which is freed: what a future is given by value it keeps to its end.
+    let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
+    let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
         (Ok(sealer), Ok(opener)) => (sealer, opener),
         (Err(error), _) | (_, Err(error)) => return close::internal(&error),
     };
@@ -87,25 +87,26 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
         Aead::ChaCha20Poly1305 => sealer,
         Aead::Aes128Gcm | Aead::Aes256Gcm => sealer.with_record_limit(sides.records_per_key),
     };
-    let sealer = match handover.max_fragment_length {
+    let sealer = match max_fragment_length {
         Some(limit) => sealer.with_fragment_len(usize::from(limit)),
         None => sealer,
     };
-    let (client_secret, server_secret) =
-        handover.traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
-    let offload = Offload::new(sides, suite, handover.max_fragment_length);
+    let (client_secret, server_secret) = traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
+    let offload = Offload::new(sides, suite, max_fragment_length);
     let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
     let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
     let sealing = BackendToClient::new(sides, &writer, &offload);
     sides.watch.allow(sides.idle_timeout);
     let result = {
-        let (opened, sealed) = (pin!(opening.run(handover.leftover)), pin!(sealing.run()));
-        sides.watch.guard(pin!(join(opened, sealed))).await
+        let (opened, sealed) = (pin!(opening.run(leftover)), pin!(sealing.run()));
+        sides.watch.guard(pin!(join(opened, sealed, || sealing.lose_backend()))).await
     };
     let client_end = opening.end();
     let reason = match result {
         Ok(Ok(first)) => close::finished(first, client_end),
+        Ok(Err(broken)) if sealing.has_lost_backend() => close::after_last_answer(sides, &writer, &broken).await,
         Ok(Err(broken)) => close::tell_client(sides, &writer, broken).await,
+        Err(_) if sealing.has_lost_backend() => CloseReason::BackendFailed,
         Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,
         Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
         Err(_) => close::idle(sides, &writer).await,
@@ -113,20 +114,33 @@ pub async fn run(sides: Sides<'_>, handover: Handover) -> Outcome {
     Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed) }
 }
 
-/// Runs both directions to their ends and says which came first; the first that breaks ends both.
+/// Runs both directions to their ends and says which came first; the first that breaks ends both. Only when the backend
+/// takes no more while its own stream is open, `lose_backend` is called and its stream is relayed to the end before that.
 fn join(
     mut opening: Pin<&mut impl Future<Output = Result<Ended, Broken>>>,
     mut sealing: Pin<&mut impl Future<Output = Result<Ended, Broken>>>,
+    lose_backend: impl Fn(),
 ) -> impl Future<Output = Result<Ended, Broken>> {
     let (mut opening_is_open, mut sealing_is_open) = (true, true);
-    let mut first = None;
+    let (mut first, mut lost) = (None, None);
     std::future::poll_fn(move |context| {
         if opening_is_open && let Poll::Ready(result) = opening.as_mut().poll(context) {
             opening_is_open = false;
-            first.get_or_insert(result?);
+            match result {
+                Err(broken @ Broken::Backend(_)) if sealing_is_open => {
+                    lose_backend();
+                    lost = Some(broken);
+                }
+                result => {
+                    first.get_or_insert(result?);
+                }
+            }
         }
         if sealing_is_open && let Poll::Ready(result) = sealing.as_mut().poll(context) {
             sealing_is_open = false;
+            if let Some(broken) = lost.take() {
+                return Poll::Ready(Err(broken));
+            }
             first.get_or_insert(result?);
         }
         match first {

@@ -10,7 +10,7 @@ use crate::telemetry::Direction;
 
 /// What decides whether and how the directions of a connection are promoted.
 pub(super) struct Offload<'a> {
-    sides: Sides<'a>,
+    sides: &'a Sides<'a>,
     suite: &'static CipherSuite,
     max_fragment_length: Option<u16>,
     is_attached: Cell<bool>,
@@ -42,7 +42,7 @@ impl Progress {
 }
 
 impl<'a> Offload<'a> {
-    pub(super) fn new(sides: Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
+    pub(super) fn new(sides: &'a Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
         Self { sides, suite, max_fragment_length, is_attached: Cell::new(false) }
     }
 
@@ -84,6 +84,11 @@ impl<'a> Offload<'a> {
         progress.kept.set(None);
         self.sides.metrics.kernel_tls_promoted.of(progress.direction).increment();
         Ok(true)
+    }
+
+    /// Whether kernel TLS was attached to the connection, which is before any direction is promoted.
+    pub(super) fn is_attached(&self) -> bool {
+        self.is_attached.get()
     }
 
     /// Replaces the keys of a promoted direction.

@@ -55,7 +55,7 @@ pub struct Established {
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
     /// What record protection goes on with.
-    pub handover: Handover,
+    pub handover: Box<Handover>,
 }
 
 impl Handshake {
@@ -117,14 +117,14 @@ impl Handshake {
             group: sys::ssl::group_name(ssl).map(str::to_owned),
             server_name: ssl.servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
-            handover: Handover {
+            handover: Box::new(Handover {
                 suite,
                 max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
                 receive,
                 send,
                 traffic_secrets,
                 leftover,
-            },
+            }),
         })
     }
 

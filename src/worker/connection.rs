@@ -88,7 +88,7 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
         idle_timeout: listener.timeouts.idle,
         close_timeout: listener.timeouts.close,
     };
-    let outcome = relay::run(sides, established.handover).await;
+    let outcome = relay::run(&sides, established.handover).await;
 
     drop(watch);
     if outcome.client_finished {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, wait_for};
+use super::{DEADLINE, wait_for, wait_until};
 
 /// A server process. Dropped, it is stopped; its log is printed when the test is failing.
 pub(crate) struct Process {
@@ -43,10 +43,16 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let _ = kill(self.pid(), Signal::SIGTERM);
-        wait_for("process ends after SIGTERM", || self.child.try_wait().unwrap())
+    /// Stops the process while `act` runs, so that it sees everything that `act` does at once.
+    pub(crate) fn freeze<T>(&self, act: impl FnOnce() -> T) -> T {
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
+        wait_until("process is stopped", || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        });
+        let result = act();
+        kill(self.pid(), Signal::SIGCONT).unwrap();
+        result
     }
 
     fn stop(&mut self) {

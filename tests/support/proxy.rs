@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -132,6 +132,11 @@ impl Proxy {
         &self.files.ca
     }
 
+    /// Keeps it from running while `act` runs: it finds everything that `act` did at once.
+    pub(crate) fn freeze<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.process.freeze(act)
+    }
+
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
@@ -200,11 +205,6 @@ impl Proxy {
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         // USER_HZ is 100 on every architecture that Linux exposes through /proc.
         Duration::from_millis(ticks * 10)
-    }
-
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
-        self.process.terminate()
     }
 }
 
