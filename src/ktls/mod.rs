@@ -8,10 +8,10 @@ pub mod policy;
 pub mod probe;
 mod settings;
 
+pub use crate::telemetry::kernel_tls::Statistics;
 pub use absence::Absence;
 pub use bug::{KnownBug, Reach, known_bugs};
 pub use install::{Direction, InstallError, attach_ulp, install};
 pub use policy::{Candidate, Decision, KeepReason, RequirementUnmet};
 pub use probe::{Capabilities, probe};
 pub use settings::{KnownBugs, Mode, Settings};
-pub use crate::telemetry::kernel_tls::Statistics;

@@ -6,8 +6,8 @@
 use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
-use super::ticket::{RingCounters, TicketCounters};
 use super::kernel_tls::{self, Statistics};
+use super::ticket::{RingCounters, TicketCounters};
 use super::worker::WorkerMetrics;
 
 /// One metric as it is exposed and documented.
