@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use sluice::command::{Exit, check, demo, run, tickets};
+use sluice::command::{Exit, check, demo, doctor, run, tickets};
 
 /// TLS termination proxy: io_uring workers, OpenSSL handshakes, kernel TLS records
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Run(run::Arguments),
     /// Check a configuration, and the files that it names
     Check(check::Arguments),
+    /// Judge this machine: kernel, io_uring, kernel TLS, limits, network, CPUs
+    Doctor(doctor::Arguments),
     /// Session-ticket rings: make, show, ratchet, revoke
     Tickets(tickets::TicketsArgs),
     /// Try it: throw-away certificate, built-in backend

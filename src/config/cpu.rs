@@ -8,18 +8,18 @@ use nix::unistd::Pid;
 
 /// The CPUs of the machine, as far as they matter to this process.
 #[derive(Clone, Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// CPUs that exist.
     pub(super) present: BTreeSet<usize>,
     /// CPUs that run.
-    pub(super) online: BTreeSet<usize>,
+    pub(crate) online: BTreeSet<usize>,
     /// CPUs that the process may run on.
-    pub(super) allowed: BTreeSet<usize>,
+    pub(crate) allowed: BTreeSet<usize>,
 }
 
 impl Machine {
     /// Asks the kernel. Where sysfs is not mounted, the CPUs that the process may run on are taken as all there are.
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let listed = |name| {
             let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}")).ok()?;
             parse_list(text.trim()).ok().map(|list| list.into_iter().collect::<BTreeSet<_>>())
@@ -80,7 +80,7 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<usize>, ListError> {
 }
 
 /// Writes ascending numbers as the kernel does: `0-3,8`.
-pub(super) fn show_list<'a>(cpus: impl IntoIterator<Item = &'a usize>) -> String {
+pub(crate) fn show_list<'a>(cpus: impl IntoIterator<Item = &'a usize>) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &cpu in cpus {
         match ranges.last_mut() {

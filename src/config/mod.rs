@@ -27,7 +27,7 @@ use crate::server;
 
 pub use diagnostic::{Diagnostic, Diagnostics, RENDERED_COUNT_MAX, Severity, Style};
 
-use cpu::Machine;
+pub(crate) use cpu::{Machine, show_list};
 use report::Report;
 use resolve::Environment;
 

@@ -26,6 +26,11 @@ pub(super) struct Loan {
 }
 
 impl PipePool {
+    /// Bytes that the idle pipes of one worker can hold at most.
+    pub const KEPT_BYTES_MAX: usize = PIPE_LEN * PIPES_KEPT_MAX;
+    /// Bytes that one pipe is asked to hold.
+    pub const PIPE_BYTES: usize = PIPE_LEN;
+
     /// Lends a pipe.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(super) fn raise_descriptors(settings: &Settings) {
 }
 
 /// Descriptors that the process may need.
-fn needed(worker_count: usize, connections_max: usize) -> u64 {
+pub(crate) fn needed(worker_count: usize, connections_max: usize) -> u64 {
     let connections = (worker_count as u64).saturating_mul(connections_max as u64);
     connections.saturating_mul(DESCRIPTORS_PER_CONNECTION).saturating_add(DESCRIPTORS_RESERVED)
 }

@@ -16,7 +16,7 @@ use crate::tls::identity::{Identity, IdentityError};
 use crate::worker::{self, Command, ListenerPlan, Plan, Ring, RingError, WorkerError};
 
 /// Connections that may wait to be accepted, per worker and listener; the kernel caps it at net.core.somaxconn.
-const LISTEN_BACKLOG: i32 = 4096;
+pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 
 /// A running proxy.
 pub struct Server {

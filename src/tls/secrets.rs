@@ -90,7 +90,7 @@ fn record_line(secrets: &mut HandshakeSecrets, line: &str) {
 /// Decodes lower- or upper-case hex; leaves the slot empty when it is not hex or too long.
 fn decode(slot: &mut LoggedSecret, hex: &[u8]) {
     slot.len = 0;
-    if hex.len() % 2 != 0 || hex.len() / 2 > SECRET_LEN_MAX {
+    if !hex.len().is_multiple_of(2) || hex.len() / 2 > SECRET_LEN_MAX {
         return;
     }
     for (byte, pair) in slot.bytes.iter_mut().zip(hex.chunks_exact(2)) {

@@ -67,6 +67,7 @@ impl Build {
             Ok(artifacts) => artifacts,
             Err(message) => {
                 eprintln!("\nopenssl-src: {message}\nOpenSSL needs perl, make and a C compiler to build.\n");
+                #[allow(clippy::disallowed_methods, reason = "the caller is a build script, which ends here")]
                 std::process::exit(1);
             }
         }
