@@ -50,8 +50,11 @@ enum Keeps {
 struct Cost([u64; 3]);
 
 #[test]
-#[ignore = "a measurement: scripts/kernel-cost"]
 fn cost_of_each_engine_and_of_other_proxies() {
+    if std::env::var_os("SLUICE_COST").is_none() {
+        // Minutes of work that prove nothing but the numbers.
+        return;
+    }
     let backend = Backend::listen();
     let sluice = |name, kernel_tls: &str| {
         let options = Options { kernel_tls: kernel_tls.into(), ..Options::to([backend.address()]) };

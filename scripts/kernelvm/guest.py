@@ -78,8 +78,8 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
         settings = [f"{key}={value}" for key, value in job.environment.items()]
         left_out = (*job.skip, *(skip if job.obeys_kernel else ()))
         arguments = [*([job.filter] if job.filter else []), *(part for name in left_out for part in ("--skip", name))]
-        if job.ignored:
-            arguments += ["--ignored", "--nocapture", "--test-threads=1"]
+        if job.show_output:
+            arguments.append("--show-output")
         command = shlex.join(["env", *settings, str(job.binary), *arguments])
         log, status = (shlex.quote(str(seen_as / f"{index}.{kind}")) for kind in ("log", "status"))
         lines += [f"{command} > {log} 2>&1 < /dev/null", f"echo $? > {status}"]

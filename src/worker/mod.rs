@@ -31,6 +31,7 @@ use crate::tls::{self, identity::Identity};
 use context::{Listener, WorkerContext};
 pub use mailbox::{Command, Mailbox};
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
+pub use crate::relay::RECORDS_PER_KEY_MAX;
 pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
 
 /// Everything that one worker is started with.
