@@ -46,6 +46,9 @@ enum Keeps {
     Other(Process, Port, TempDir),
 }
 
+/// What is measured: the proxy's CPU time over it.
+type Work = fn(&Client, Suite, &Backend, Pid) -> u64;
+
 /// Nanoseconds of CPU: per MiB down, per MiB up, per request.
 struct Cost([u64; 3]);
 
@@ -77,13 +80,24 @@ fn cost_of_each_engine_and_of_other_proxies() {
                 .unwrap();
         }
     }
-    println!("{table}");
+    println!("{table}\nThe kernel's AES-GCM: {}", gcm_driver());
+}
+
+/// Which of the kernel's implementations of AES-GCM is in use: without the driver of the CPU it is one in C.
+fn gcm_driver() -> String {
+    let text = std::fs::read_to_string("/proc/crypto").unwrap();
+    let field = |entry: &str, name: &str| {
+        let line = entry.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let of_gcm = text.split("\n\n").filter(|entry| field(entry, "name").as_deref() == Some("gcm(aes)"));
+    let by_priority = |entry: &&str| field(entry, "priority").and_then(|priority| priority.parse::<u32>().ok());
+    of_gcm.max_by_key(by_priority).and_then(|entry| field(entry, "driver")).unwrap_or_else(|| "none".to_owned())
 }
 
 fn measure(subject: &Subject, backend: &Backend, suite: Suite) -> Cost {
     let client = Client::at(subject.address, &subject.ca).suite(suite);
-    let works: [(fn(&Client, Suite, &Backend, Pid) -> u64, usize); 3] =
-        [(download, BULK_MIB), (upload, BULK_MIB), (requests, REQUESTS)];
+    let works: [(Work, usize); 3] = [(download, BULK_MIB), (upload, BULK_MIB), (requests, REQUESTS)];
     Cost(works.map(|(work, units)| {
         let mut rounds: Vec<_> = (0..ROUNDS).map(|_| work(&client, suite, backend, subject.pid)).skip(1).collect();
         rounds.sort_unstable();

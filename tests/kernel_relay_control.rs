@@ -124,8 +124,8 @@ fn key_update_where_the_kernel_cannot_re_key_ends_with_an_alert_and_a_reset_of_t
         return;
     }
     let Some(world) = World::start() else { return };
-    let mut count = 0;
-    for (suite, answer) in tls13().flat_map(|suite| [(suite, Answer::NotRequested), (suite, Answer::Requested)]) {
+    let both = |suite| [(suite, Answer::NotRequested), (suite, Answer::Requested)];
+    for (before, (suite, answer)) in tls13().flat_map(both).enumerate() {
         let (mut forger, mut server) = world.connect(suite);
         let mut records = forger.seal(ContentType::ApplicationData, b"before");
         records.extend(forger.seal_key_update(answer));
@@ -133,8 +133,7 @@ fn key_update_where_the_kernel_cannot_re_key_ends_with_an_alert_and_a_reset_of_t
         forger.tls.send_raw(&records);
         assert_eq!(body::drain(&mut server), Received::of(b"before", End::Reset), "{} {answer:?}", suite.iana);
         assert_eq!(forger.tls.drain(), Received::of(b"", End::Alert(INTERNAL_ERROR)), "{} {answer:?}", suite.iana);
-        count += 1;
-        wait_until("it is counted", || world.proxy.closed("rekey_unsupported") == count);
+        wait_until("it is counted", || world.proxy.closed("rekey_unsupported") == before as u64 + 1);
     }
     world.assert_serves();
 }
@@ -321,7 +320,8 @@ fn key_limit_is_obeyed_by_re_keying_or_by_a_clean_close() {
 fn key_limit_in_userspace_is_obeyed_too() {
     const LIMIT: u64 = 1024;
     let backend = Backend::listen();
-    let options = Options { kernel_tls: "off".into(), records_per_key: Some(LIMIT), ..Options::to([backend.address()]) };
+    let options =
+        Options { kernel_tls: "off".into(), records_per_key: Some(LIMIT), ..Options::to([backend.address()]) };
     let proxy = Proxy::start(&options);
     let data = body::bytes(40_000_000, 6);
     for suite in Suite::with_key(KeyKind::EcdsaP256) {

@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 
 use crate::backend::{self, Servers};
 use crate::ktls;
+pub use crate::relay::RECORDS_PER_KEY_MAX;
 use crate::sys::socket::Acceptor;
 use crate::telemetry::{TicketCounters, WorkerMetrics};
 use crate::ticket::{ScopeKeys, TicketSettings};
@@ -31,7 +32,6 @@ use crate::tls::{self, identity::Identity};
 use context::{Listener, WorkerContext};
 pub use mailbox::{Command, Mailbox};
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
-pub use crate::relay::RECORDS_PER_KEY_MAX;
 pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
 
 /// Everything that one worker is started with.
