@@ -20,6 +20,7 @@ class Job:
     skip: tuple = ()
     # Whether it also leaves out what kernels.conf names in `skip` for a kernel.
     obeys_kernel: bool = False
+    show_output: bool = False
 
 
 # The promises of the userspace relay, held to again with the kernel's engine.
@@ -35,12 +36,12 @@ POLICIES = {
 }
 
 
-def given(binaries, name_filter):
+def given(binaries, name_filter, show_output=False):
     """The jobs for binaries named on the command line."""
     for binary in binaries:
         if not binary.is_file():
             raise Problem(f"{binary} is not a file; build it first: cargo test --no-run")
-    return [Job(binary.name, binary.resolve(), name_filter) for binary in binaries]
+    return [Job(binary.name, binary.resolve(), name_filter, show_output=show_output) for binary in binaries]
 
 
 def build(project, name_filter):

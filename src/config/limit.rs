@@ -7,7 +7,7 @@ use schemars::transform::Transform;
 use serde_json::Value;
 
 use super::scalar::{ByteCount, Scalar};
-use crate::record::AES_GCM_RECORDS_MAX;
+use crate::worker::RECORDS_PER_KEY_MAX;
 
 /// What a key may be set to, both ends included, and what it is when absent.
 pub(super) struct Limit<T> {
@@ -98,7 +98,7 @@ pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
 /// RFC 9846 section 5.5 sets the upper end. The lower one leaves the kernel engine room for what it sends between two
 /// looks at its record count.
 pub(super) const RECORDS_PER_KEY: Limit<u64> =
-    Limit { min: 1024, default: AES_GCM_RECORDS_MAX, max: AES_GCM_RECORDS_MAX };
+    Limit { min: 1024, default: RECORDS_PER_KEY_MAX, max: RECORDS_PER_KEY_MAX };
 
 /// Largest configuration file.
 pub(super) const FILE_BYTES_MAX: u64 = 4 * MIB;

@@ -265,12 +265,25 @@ impl<'a> ClientWriter<'a> {
     ///
     /// Cancel safety: safe; the alert is then not sent, or queued.
     pub(super) async fn send_last(&self, alert: Alert) -> Result<(), Broken> {
-        if self.is_promoted() {
-            kernel_writer::wait_for_room(self.sides).await.map_err(Broken::Client)?;
-        }
+        self.wait_for_room().await?;
         self.queue_alert(alert)?;
         self.is_closed.set(true);
         self.flush().await
+    }
+
+    /// Waits until ending the stream loses nothing that was given to the kernel.
+    ///
+    /// Cancel safety: safe.
+    pub(super) async fn wait_for_room(&self) -> Result<(), Broken> {
+        if self.is_promoted() {
+            kernel_writer::wait_for_room(self.sides).await.map_err(Broken::Client)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel may hold the keys of a direction.
+    pub(super) fn is_attached(&self) -> bool {
+        self.offload.is_attached()
     }
 
     /// Whether control records wait.
@@ -289,7 +302,7 @@ impl<'a> ClientWriter<'a> {
         self.can_send_control() && !self.has_unsealed_data.get()
     }
 
-    pub(super) fn is_promoted(&self) -> bool {
+    fn is_promoted(&self) -> bool {
         matches!(*self.engine.borrow(), Engine::Kernel(_))
     }
 

@@ -153,10 +153,12 @@ pub(super) async fn tell_client(sides: &Sides<'_>, writer: &ClientWriter<'_>, br
 
 /// The backend was lost while the client was sending, and what it had answered before has been passed on. There is no
 /// close_notify, but time to read: unread data of the client would turn the close into a reset that overtakes the answer.
-pub(super) async fn after_last_answer(sides: &Sides<'_>, broken: &Broken) -> CloseReason {
+pub(super) async fn after_last_answer(sides: &Sides<'_>, writer: &ClientWriter<'_>, broken: &Broken) -> CloseReason {
     let reason = broken.reason();
     tracing::debug!(error = %broken, reason = reason.label(), "connection ended");
-    linger(sides.client, sides.watch).await;
+    sides.watch.restart(ALERT_LINGER);
+    let _ = sides.watch.guard(pin!(writer.wait_for_room())).await;
+    linger_in_any_engine(sides, writer).await;
     reason
 }
 
@@ -179,7 +181,11 @@ async fn send_alert(sides: &Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) 
     if !matches!(sent, Ok(Ok(()))) {
         return;
     }
-    if writer.is_promoted() {
+    linger_in_any_engine(sides, writer).await;
+}
+
+async fn linger_in_any_engine(sides: &Sides<'_>, writer: &ClientWriter<'_>) {
+    if writer.is_attached() {
         linger_in_kernel(sides).await;
     } else {
         linger(sides.client, sides.watch).await;
@@ -195,7 +201,8 @@ async fn linger_in_kernel(sides: &Sides<'_>) {
         if sides.client.is_ended_by_peer() {
             return;
         }
-        monoio::time::sleep(LINGER_STEP).await;
+        // In a box: a timer is large, and every connection would carry the room for it.
+        Box::pin(monoio::time::sleep(LINGER_STEP)).await;
     }
 }
 

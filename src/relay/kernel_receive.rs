@@ -8,7 +8,7 @@ use super::buffer::{Part, SMALL_LEN, Size};
 use super::client_to_backend::{ClientToBackend, Found};
 use super::close::{Broken, Ended};
 use super::pipe::{Loan, PIPE_LEN};
-use crate::ktls::control::{self, Received};
+use crate::ktls::control::{self, Received, RecordFault};
 use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
 use crate::telemetry::{Direction, RelayPath};
 
@@ -22,12 +22,15 @@ enum Turn {
 }
 
 /// What stopped the pipe from being filled further.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// Nothing more is there, or the pipe is full.
     Filled,
-    /// A control record, an empty record, the end of the stream or a fault: `recvmsg` tells which.
+    /// An empty record or the end of the stream: `recvmsg` tells which.
     Unclear,
+    /// A control record, which `recvmsg` has then; or a header with another version, which is told only once.
+    Refused,
+    /// The connection failed, or the peer is at fault. That too may be told only once.
+    Failed(io::Error),
 }
 
 impl ClientToBackend<'_> {
@@ -40,7 +43,7 @@ impl ClientToBackend<'_> {
             self.may_hide_key_update = false;
             let turn = match size {
                 Size::Large => self.splice_turn().await?,
-                Size::Small => self.copy_turn().await?,
+                Size::Small => self.copy_turn(None).await?,
             };
             match turn {
                 Turn::Moved(next) => size = next,
@@ -66,7 +69,7 @@ impl ClientToBackend<'_> {
 
     async fn splice_turn(&mut self) -> Result<Turn, Broken> {
         let mut pipe = self.sides.pipes.take().map_err(Broken::Resource)?;
-        let stop = self.fill(&mut pipe)?;
+        let stop = self.fill(&mut pipe);
         let received = pipe.filled();
         if received > 0 {
             self.sides.watch.touch();
@@ -75,36 +78,27 @@ impl ClientToBackend<'_> {
         }
         drop(pipe);
         match stop {
-            Stop::Unclear => self.copy_turn().await,
+            Stop::Unclear => self.copy_turn(None).await,
+            Stop::Refused => self.copy_turn(Some(RecordFault::ProtocolVersion)).await,
+            Stop::Failed(error) => Err(failed(error)),
             Stop::Filled if received < SMALL_LEN => Ok(Turn::Moved(Size::Small)),
             Stop::Filled => Ok(Turn::Moved(Size::Large)),
         }
     }
 
     /// Fills the pipe record by record: the kernel moves one with each call.
-    fn fill(&self, pipe: &mut Loan) -> Result<Stop, Broken> {
+    fn fill(&self, pipe: &mut Loan) -> Stop {
         let client = self.sides.client.as_fd();
         while pipe.filled() + PLAINTEXT_LEN_MAX <= PIPE_LEN {
             match pipe.fill(client, PLAINTEXT_LEN_MAX) {
-                Ok(0) => return Ok(Stop::Unclear),
+                Ok(0) => return Stop::Unclear,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EKEYEXPIRED)) => {
-                    return Ok(Stop::Unclear);
-                }
-                // What came before it is the backend's, then recvmsg meets the same fault and names it.
-                Err(_) if pipe.filled() > 0 => return Ok(Stop::Unclear),
-                Err(error) => return self.sort_fault(error),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Stop::Refused,
+                Err(error) => return Stop::Failed(error),
             }
         }
-        Ok(Stop::Filled)
-    }
-
-    fn sort_fault(&self, error: io::Error) -> Result<Stop, Broken> {
-        match control::fault_of(&error) {
-            Some(fault) => Err(Broken::KernelFault(fault)),
-            None => Err(Broken::Client(error)),
-        }
+        Stop::Filled
     }
 
     async fn drain(&self, pipe: &mut Loan) -> Result<(), Broken> {
@@ -120,11 +114,14 @@ impl ClientToBackend<'_> {
         Ok(())
     }
 
-    async fn copy_turn(&mut self) -> Result<Turn, Broken> {
+    /// Receives once into a buffer. `suspected`: what it means that nothing is there, when that is not an answer.
+    async fn copy_turn(&mut self, suspected: Option<RecordFault>) -> Result<Turn, Broken> {
         let mut buffer = self.sides.pool.take(Size::Small);
         let received = control::receive(self.sides.client.as_fd(), &mut buffer).map_err(Broken::Client)?;
         match received {
-            Received::WouldBlock => Ok(Turn::Moved(Size::Small)),
+            Received::WouldBlock => {
+                suspected.map_or(Ok(Turn::Moved(Size::Small)), |fault| Err(Broken::KernelFault(fault)))
+            }
             Received::Eof => Ok(Turn::Ended(Ended::ClientTruncated)),
             Received::KeyExpired => Err(Broken::Internal("the kernel was not given the keys of a KeyUpdate")),
             Received::Fault(fault) => Err(Broken::KernelFault(fault)),
@@ -159,4 +156,11 @@ impl ClientToBackend<'_> {
     fn count(&self, path: RelayPath, bytes: usize) {
         self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(path).add(bytes as u64);
     }
+}
+
+fn failed(error: io::Error) -> Broken {
+    if error.raw_os_error() == Some(libc::EKEYEXPIRED) {
+        return Broken::Internal("the kernel was not given the keys of a KeyUpdate");
+    }
+    control::fault_of(&error).map_or(Broken::Client(error), Broken::KernelFault)
 }

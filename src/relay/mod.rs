@@ -24,6 +24,9 @@ pub use buffer::{BufferPool, LARGE_LEN};
 pub use close::{close_without_backend, linger};
 pub use pipe::PipePool;
 
+/// Records that one AES-GCM key may protect: see [`Sides::records_per_key`].
+pub use crate::record::AES_GCM_RECORDS_MAX as RECORDS_PER_KEY_MAX;
+
 use crate::ktls;
 use crate::record::{Aead, Handover, Opener, Sealer};
 use crate::sys::socket::Stream;
@@ -104,7 +107,7 @@ pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
     let client_end = opening.end();
     let reason = match result {
         Ok(Ok(first)) => close::finished(first, client_end),
-        Ok(Err(broken)) if sealing.has_lost_backend() => close::after_last_answer(sides, &broken).await,
+        Ok(Err(broken)) if sealing.has_lost_backend() => close::after_last_answer(sides, &writer, &broken).await,
         Ok(Err(broken)) => close::tell_client(sides, &writer, broken).await,
         Err(_) if sealing.has_lost_backend() => CloseReason::BackendFailed,
         Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,

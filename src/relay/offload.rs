@@ -86,6 +86,11 @@ impl<'a> Offload<'a> {
         Ok(true)
     }
 
+    /// Whether kernel TLS was attached to the connection, which is before any direction is promoted.
+    pub(super) fn is_attached(&self) -> bool {
+        self.is_attached.get()
+    }
+
     /// Replaces the keys of a promoted direction.
     pub(super) fn rekey(&self, direction: Direction, keys: &TrafficKeys) -> Result<(), ktls::InstallError> {
         ktls::install(self.sides.client.as_fd(), kernel_direction(direction), keys)?;

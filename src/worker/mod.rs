@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 
 use crate::backend::{self, Servers};
 use crate::ktls;
+pub use crate::relay::RECORDS_PER_KEY_MAX;
 use crate::sys::socket::Acceptor;
 use crate::telemetry::{TicketCounters, WorkerMetrics};
 use crate::ticket::{ScopeKeys, TicketSettings};

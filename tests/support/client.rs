@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use openssl::ssl::{ErrorCode, HandshakeError, SslConnector, SslMethod, SslRef, SslStream, SslVerifyMode};
@@ -46,9 +46,14 @@ pub(crate) enum Delivery {
 impl Client {
     /// A client of this proxy with OpenSSL's defaults.
     pub(crate) fn of(proxy: &Proxy) -> Self {
+        Self::at(proxy.address(), proxy.ca())
+    }
+
+    /// A client of any server whose certificate this authority issued.
+    pub(crate) fn at(address: SocketAddr, ca: &Path) -> Self {
         Self {
-            address: proxy.address(),
-            ca: proxy.ca().to_owned(),
+            address,
+            ca: ca.to_owned(),
             version: None,
             suite: None,
             groups: None,

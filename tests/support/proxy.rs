@@ -182,6 +182,10 @@ impl Proxy {
         Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), memory_bytes: kib * 1024 }
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
     /// Descriptors that it held before the test's first connection.
     pub(crate) fn idle_descriptors(&self) -> usize {
         self.idle_descriptors
@@ -219,12 +223,13 @@ impl Drop for Proxy {
 }
 
 fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
-    let binary = env!("CARGO_BIN_EXE_sluice");
+    // A measurement wants the optimised one.
+    let binary = std::env::var("SLUICE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned());
     let mut command = match descriptors_max {
-        None => Command::new(binary),
+        None => Command::new(&binary),
         Some(max) => {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), binary]);
+            shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), &binary]);
             shell
         }
     };

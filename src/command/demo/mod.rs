@@ -127,7 +127,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
                 promote_after_bytes: 1 << 20,
                 known_bugs: ktls::KnownBugs::Refuse,
             },
-            records_per_key: crate::record::AES_GCM_RECORDS_MAX,
+            records_per_key: worker::RECORDS_PER_KEY_MAX,
             timeouts: worker::Timeouts::default(),
         }],
         backends: vec![crate::backend::Settings {
