@@ -11,8 +11,25 @@ use std::path::{Path, PathBuf};
 /// binary. Nobody but `command` uses `config`: it builds each module's `Settings`, and no module knows the file.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["command", "sys"]),
-    ("command", &["admin", "backend", "config", "ktls", "server", "sys", "telemetry", "ticket", "tls", "worker"]),
-    ("config", &["admin", "backend", "ktls", "server", "ticket", "tls", "worker"]),
+    (
+        "command",
+        &[
+            "admin",
+            "backend",
+            "config",
+            "ktls",
+            "record",
+            "relay",
+            "server",
+            "sys",
+            "telemetry",
+            "ticket",
+            "tls",
+            "worker",
+        ],
+    ),
+    // Of `record` only a limit, as the default of a key.
+    ("config", &["admin", "backend", "ktls", "record", "server", "ticket", "tls", "worker"]),
     ("server", &["admin", "backend", "ktls", "sys", "telemetry", "ticket", "tls", "worker"]),
     ("admin", &["telemetry"]),
     ("worker", &["backend", "ktls", "relay", "sys", "telemetry", "ticket", "timer", "tls"]),
