@@ -57,7 +57,7 @@ deny: ## Licences, advisories and sources of every dependency (needs cargo-deny,
 fmt: ## Format the sources
 	cargo fmt --all
 
-bench: ## Benchmarks of the record layer and of tickets
+bench: ## Benchmarks of handshakes, the record layer and tickets
 	scripts/setup build
 	$(CARGO) bench --package sluice --benches
 

@@ -112,9 +112,12 @@ impl Handshake {
         {
             send.set_explicit_nonce(nonce.wrapping_add(1));
         }
+        let kind = if ssl.session_reused() { HandshakeKind::Resumed } else { HandshakeKind::Full };
+        // OpenSSL names the group of the full handshake that the session stems from (RFC 5246 section 7.3).
+        let has_key_exchange = suite.version == ProtocolVersion::Tls13 || kind == HandshakeKind::Full;
         Ok(Established {
-            kind: if ssl.session_reused() { HandshakeKind::Resumed } else { HandshakeKind::Full },
-            group: sys::ssl::group_name(ssl).map(str::to_owned),
+            kind,
+            group: sys::ssl::group_name(ssl).filter(|_| has_key_exchange).map(str::to_owned),
             server_name: ssl.servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             handover: Box::new(Handover {

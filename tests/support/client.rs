@@ -234,6 +234,15 @@ impl Tls {
         }
     }
 
+    /// [`Tls::read`] on a socket that does not block: none when there is nothing yet.
+    pub(crate) fn try_read(&mut self, buffer: &mut [u8]) -> Option<Result<usize, End>> {
+        match self.stream.ssl_read(buffer) {
+            Ok(len) => Some(Ok(len)),
+            Err(error) if error.code() == ErrorCode::WANT_READ => None,
+            Err(error) => Some(Err(end_of(&error))),
+        }
+    }
+
     /// From here on, what is sent is delivered like this.
     pub(crate) fn deliver(&mut self, delivery: Delivery) {
         self.stream.get_mut().delivery = delivery;

@@ -175,8 +175,9 @@ pub fn try_connect(server: &SslContext, offer: &Offer<'_>) -> Result<Done, opens
     Ok(done)
 }
 
+/// Offers the session with the next handshake.
 #[allow(unsafe_code, reason = "SslRef::set_session is unsafe in the crate")]
-fn set_session(ssl: &mut Ssl, session: &SslSession) {
+pub fn set_session(ssl: &mut Ssl, session: &SslSession) {
     // SAFETY: the session was made by a client context of the same method.
     unsafe { ssl.set_session(session).unwrap() };
 }
