@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// The resolution of every deadline: it passes at most this much late.
+/// The resolution of every deadline: it passes at most twice this much late.
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// Places of the wheel; a deadline further away than this many ticks comes by more than once.
@@ -123,7 +123,8 @@ impl Wheel {
 impl Watch {
     /// Sets a new deadline: `allowance` from now, and again from each [`Watch::touch`].
     pub fn allow(&self, allowance: Duration) {
-        self.entry.allowance.set(ticks(allowance).max(1) + 1);
+        // One tick because the present one has begun, another because a worker that was busy turns the wheel late.
+        self.entry.allowance.set(ticks(allowance).max(1) + 2);
         self.touch();
         if !self.entry.is_expired.get() {
             // The entry may lie behind the new deadline; bring it forward.
@@ -204,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn deadline_passes_once_and_within_two_ticks() {
+    fn deadline_passes_once_and_within_two_ticks_and_never_early() {
         let (wheel, start) = wheel();
         let watch = wheel.watch(Duration::from_secs(1));
-        wheel.advance_at(start + Duration::from_millis(1000));
+        wheel.advance_at(start + Duration::from_millis(1100));
         assert_eq!(poll(&watch), None);
         wheel.advance_at(start + Duration::from_millis(1200));
         assert_eq!(poll(&watch), Some(Expired));

@@ -31,9 +31,11 @@ fn scrape_counts_what_happened() {
 
     let closed = || {
         let metrics = proxy.metrics();
-        (openmetrics::value(&metrics, "sluice_connections_open") == Some(0.0)).then_some(metrics)
+        let value = |sample| openmetrics::value(&metrics, sample);
+        let all_came = value("sluice_connections_accepted_total") == Some(3.0);
+        (all_came && value("sluice_connections_open") == Some(0.0)).then_some(metrics)
     };
-    let metrics = wait_until("every connection is closed", closed, || proxy.log().text());
+    let metrics = wait_until("every connection has come and is closed", closed, || proxy.log().text());
     let families = openmetrics::parse(&metrics).unwrap_or_else(|error| panic!("{error}\n{metrics}"));
     assert_eq!(families["sluice_relay_bytes"].unit.as_deref(), Some("bytes"));
     let value = |sample: &str| openmetrics::value(&metrics, sample).unwrap_or_else(|| panic!("no {sample}"));

@@ -159,6 +159,7 @@ fn session_without_provenance_is_refused() {
 #[test]
 fn keys_replaced_during_handshakes_never_break_one() {
     const HANDSHAKES: usize = 60;
+    const HANDSHAKES_MAX: usize = 10_000;
     for version in VERSIONS {
         let (keys, server, clock) = edge(version);
         let ring = new_ring(clock.now());
@@ -170,7 +171,11 @@ fn keys_replaced_during_handshakes_never_break_one() {
                 .map(|_| {
                     threads.spawn(|| {
                         let mut session = connect(&server, &Offer::default()).sessions.remove(0);
-                        for _ in 0..HANDSHAKES {
+                        for done in 0..HANDSHAKES_MAX {
+                            // On a busy machine the publisher may be late.
+                            if done >= HANDSHAKES && published.load(Ordering::Relaxed) > 10 {
+                                break;
+                            }
                             let done = connect(&server, &Offer::resume(&session));
                             assert!(done.resumed, "{version:?}: every table has the key");
                             session = done.sessions.into_iter().next().unwrap_or(session);
