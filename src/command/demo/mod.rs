@@ -15,6 +15,7 @@ use openssl::ssl::SslVersion;
 
 use super::Exit;
 use crate::server::{Server, Settings, StartError};
+use crate::telemetry::{Direction, Label};
 use crate::{admin, ktls, ticket, tls, worker};
 
 /// The options of `sluice demo`.
@@ -90,11 +91,25 @@ fn introduce(server: &Server, address: SocketAddr, authority: &Path) -> Result<(
         openssl::version::version()
     );
     for (version, name) in [(SslVersion::TLS1_3, "TLS 1.3"), (SslVersion::TLS1_2, "TLS 1.2")] {
+        let promoted_before = promoted(server);
         let negotiated =
             check::check(address, authority, version).map_err(|source| DemoError::Check { version: name, source })?;
-        println!("{}  {}  {}  records protected in userspace", negotiated.version, negotiated.suite, negotiated.group);
+        let engine = match promoted(server) - promoted_before {
+            0 => "in userspace",
+            _ => "by the kernel where bulky, else in userspace",
+        };
+        let check::Negotiated { version, suite, group } = negotiated;
+        println!("{version}  {suite}  {group}  records protected {engine}");
     }
     Ok(())
+}
+
+/// Directions that the kernel has taken over so far.
+fn promoted(server: &Server) -> u64 {
+    let directions = |metrics: &crate::telemetry::WorkerMetrics| -> u64 {
+        Direction::ALL.iter().map(|direction| metrics.kernel_tls_promoted.of(*direction).value()).sum()
+    };
+    server.metrics().iter().map(|metrics| directions(metrics)).sum()
 }
 
 fn wait_for_stop() -> Result<(), DemoError> {
