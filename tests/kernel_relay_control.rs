@@ -266,7 +266,7 @@ fn close_notify_and_everything_before_it_reach_a_reader_that_was_late() {
         assert_eq!(slowly(&mut client), expected, "{}", suite.iana);
         sending.join().unwrap();
     }
-    assert_eq!(world.proxy.closed("backend_closed"), 6);
+    wait_until("each end is counted", || world.proxy.closed("backend_closed") == 6);
 }
 
 #[test]
