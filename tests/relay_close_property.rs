@@ -259,6 +259,10 @@ impl Connection {
         }
         if let Some(backend) = &mut self.backend {
             has_moved |= self.download.advance(backend);
+            if self.download.has_failed && self.at_backend.end.is_none() {
+                // The send took the socket's error with it: a read would tell the reset as an end of stream.
+                self.at_backend.end = Some(End::Reset);
+            }
             has_moved |= self.at_backend.advance(|buffer| try_read(backend, buffer));
         }
         self.check();
