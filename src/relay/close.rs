@@ -1,8 +1,10 @@
 //! How a connection ends: what each side is told, and the name under which it is counted.
 //!
 //! Two rules keep a truncated stream from passing for a whole one. The backend reads an end of stream only after the
-//! client's close_notify, otherwise a reset. The client gets close_notify only after the backend's end of stream (or
-//! when the proxy ends an idle connection), otherwise its TLS stack reports a truncation or an alert.
+//! client's close_notify, otherwise a reset. The client gets close_notify only after the backend's end of stream,
+//! otherwise its TLS stack reports a truncation or an alert. Three ends of our own making are clean towards the client
+//! although the backend has not ended: no server could be reached, the connection was idle, and a key that cannot be
+//! replaced has protected all that it may. Each is counted under its own reason.
 
 use std::io;
 use std::pin::pin;
