@@ -8,9 +8,11 @@ use std::cell::OnceCell;
 
 use openssl::ssl::SslVersion;
 use sluice::telemetry::FailureReason;
-use sluice::tls::{Context, Established, Failure, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};
+use sluice::tls::{
+    ClientHello, Context, Established, Failure, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress,
+};
 
-use handshake_support::certificate::KeyKind;
+use handshake_support::certificate::{self, KeyKind};
 use handshake_support::{Client, Offer, listener, take_output};
 
 /// A stranger's bytes, every other time behind what a handshake record begins with.
@@ -48,6 +50,25 @@ fn first_flight_mangled_on_the_way_is_judged_alike_however_it_is_cut() {
         mangle(&mut hello, edits);
         let whole = outcome(&hello, &[]);
         assert_eq!(outcome(&hello, &[cut, 1, cut]), whole);
+    });
+}
+
+/// A ClientHello's body, real and mangled: whatever it says is read without a panic, and the real one says what was sent.
+#[test]
+fn client_hello_is_read_whatever_it_says() {
+    bolero::check!().with_iterations(20_000).with_max_len(64).for_each(|input: &[u8]| {
+        let Some((&choice, edits)) = input.split_first() else { return };
+        let record = recorded_hello(choice);
+        // Behind the headers of record and message.
+        let mut body = record[9..].to_vec();
+        let real = ClientHello::parse(&body).unwrap();
+        assert_eq!(real.server_name(), Some(certificate::SERVER_NAME));
+        assert!(real.versions().all(|version| [0x0303, 0x0304].contains(&version)));
+        mangle(&mut body, edits);
+        let Some(hello) = ClientHello::parse(&body) else { return };
+        let _ = (hello.server_name(), hello.versions().count(), hello.suites().count(), hello.alpn().count());
+        let _ = (hello.groups().map(Iterator::count), hello.signature_algorithms().map(Iterator::count));
+        assert_eq!(hello.ja4().len(), 36);
     });
 }
 
@@ -153,8 +174,9 @@ impl Server {
             // As in the proxy, each thread has its own.
             static LISTENER: OnceCell<Context> = const { OnceCell::new() };
         }
-        let ssl = LISTENER.with(|context| context.get_or_init(|| listener(KeyKind::EcdsaP256)).handshake().unwrap());
-        Self { handshake: Handshake::new(ssl).unwrap(), received_bytes: 0 }
+        let handshake =
+            LISTENER.with(|context| Handshake::new(context.get_or_init(|| listener(KeyKind::EcdsaP256))).unwrap());
+        Self { handshake, received_bytes: 0 }
     }
 
     /// Receives the bytes in pieces of these sizes, in turn, until it is done or has failed.

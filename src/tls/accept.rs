@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::client_hello::ClientHello;
 use super::context::Context;
 use super::failure::Failure;
 use super::handshake::{Established, Handshake, Progress};
@@ -9,15 +10,24 @@ use crate::sys::socket::Stream;
 
 /// Completes the handshake with the client. There is no deadline here: the caller drops the future when time is over.
 ///
+/// `client_hello` is set as soon as the client has sent one, so that it outlives failure and dropping.
+///
 /// Cancel safety: not safe to resume; dropped, it leaves the connection in the middle of a handshake, to be closed.
 ///
 /// # Errors
 /// Any of [`Failure`]. Where the protocol has an alert for it, the alert has been handed to the socket.
-pub async fn accept(client: &Stream, context: &Context) -> Result<Established, Failure> {
-    let mut handshake = Handshake::new(context.handshake().map_err(Failure::library)?)?;
+pub async fn accept(
+    client: &Stream,
+    context: &Context,
+    client_hello: &mut Option<ClientHello>,
+) -> Result<Established, Failure> {
+    let mut handshake = Handshake::new(context)?;
     loop {
         client.readable().await.map_err(Failure::Io)?;
         let progress = receive_once(client, &mut handshake);
+        if client_hello.is_none() {
+            *client_hello = handshake.take_client_hello();
+        }
         send_all(client, handshake.output()).await?;
         match progress? {
             Progress::Continue => {}

@@ -7,6 +7,7 @@ use openssl::ssl::{
     AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVersion,
 };
 
+use super::client_hello::alpn_names;
 use super::identity::Identity;
 use super::secrets;
 use super::settings::{Policy, Settings};
@@ -38,11 +39,8 @@ impl Context {
         Ok(Self { ssl: builder.build() })
     }
 
-    /// A fresh handshake object in the server's role.
-    ///
-    /// # Errors
-    /// When memory is short.
-    pub fn handshake(&self) -> Result<Ssl, ErrorStack> {
+    /// A fresh SSL object in the server's role; fails when memory is short.
+    pub(super) fn ssl(&self) -> Result<Ssl, ErrorStack> {
         Ssl::new(&self.ssl)
     }
 }
@@ -115,15 +113,6 @@ fn select_alpn<'a>(ours: &[String], offered: &'a [u8]) -> Option<&'a [u8]> {
     ours.iter().find_map(|name| alpn_names(offered).find(|candidate| *candidate == name.as_bytes()))
 }
 
-fn alpn_names(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = wire.split_first()?;
-        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        wire = rest;
-        Some(name)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,11 +123,5 @@ mod tests {
         assert_eq!(select_alpn(&ours, b"\x08http/1.1\x02h2"), Some(&b"h2"[..]));
         assert_eq!(select_alpn(&ours, b"\x08http/1.1"), Some(&b"http/1.1"[..]));
         assert_eq!(select_alpn(&ours, b"\x02h3"), None);
-    }
-
-    #[test]
-    fn alpn_list_that_is_cut_short_ends_at_the_cut() {
-        assert_eq!(alpn_names(b"\x02h2\x08http").collect::<Vec<_>>(), [b"h2"]);
-        assert_eq!(alpn_names(b"").count(), 0);
     }
 }

@@ -7,8 +7,10 @@
 
 use std::io::{self, Read, Write};
 
-use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslRef, SslStream, SslVersion};
+use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVersion};
 
+use super::client_hello::{Awaited, ClientHello};
+use super::context::Context;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
 use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
@@ -21,6 +23,8 @@ pub const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 /// A handshake in progress, in the server's role.
 pub struct Handshake {
     stream: SslStream<Wire>,
+    awaited_hello: Awaited,
+    client_hello: Option<ClientHello>,
     secrets: Option<Box<HandshakeSecrets>>,
     sent: SentRecords,
     received_bytes: usize,
@@ -50,8 +54,6 @@ pub struct Established {
     pub kind: HandshakeKind,
     /// The key-exchange group; none in a TLS 1.2 resumption.
     pub group: Option<String>,
-    /// The server_name that the client asked for.
-    pub server_name: Option<String>,
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
     /// What record protection goes on with.
@@ -63,9 +65,16 @@ impl Handshake {
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(ssl: Ssl) -> Result<Self, Failure> {
-        let stream = SslStream::new(ssl, Wire::default()).map_err(Failure::library)?;
-        Ok(Self { stream, secrets: Some(Box::default()), sent: SentRecords::default(), received_bytes: 0 })
+    pub fn new(context: &Context) -> Result<Self, Failure> {
+        let stream = SslStream::new(context.ssl().map_err(Failure::library)?, Wire::default());
+        Ok(Self {
+            stream: stream.map_err(Failure::library)?,
+            awaited_hello: Awaited::new(),
+            client_hello: None,
+            secrets: Some(Box::default()),
+            sent: SentRecords::default(),
+            received_bytes: 0,
+        })
     }
 
     /// Takes bytes from the client and goes as far as they allow.
@@ -90,6 +99,11 @@ impl Handshake {
     /// Whether the client has sent anything yet.
     pub fn has_begun(&self) -> bool {
         self.received_bytes > 0
+    }
+
+    /// What the client offers; given once, as soon as it has come. A handshake that failed may have it, too.
+    pub fn take_client_hello(&mut self) -> Option<ClientHello> {
+        self.client_hello.take()
     }
 
     /// Takes the keys out and frees OpenSSL's state.
@@ -118,7 +132,6 @@ impl Handshake {
         Ok(Established {
             kind,
             group: sys::ssl::group_name(ssl).filter(|_| has_key_exchange).map(str::to_owned),
-            server_name: ssl.servername(openssl::ssl::NameType::HOST_NAME).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             handover: Box::new(Handover {
                 suite,
@@ -138,6 +151,9 @@ impl Handshake {
                     return Err(Failure::TooLong);
                 }
                 return Ok(Progress::Continue);
+            }
+            if let Some(hello) = self.awaited_hello.take(self.stream.get_ref().exposed_record()) {
+                self.client_hello = Some(hello);
             }
             let sent_from = self.stream.get_ref().output.len();
             let stream = &mut self.stream;
@@ -183,6 +199,11 @@ impl Wire {
         self.has_framed = true;
         self.exposed_len = record_len;
         Ok(true)
+    }
+
+    /// The record that OpenSSL is shown.
+    fn exposed_record(&self) -> &[u8] {
+        &self.unread[..self.exposed_len]
     }
 
     /// What stands behind the last record that OpenSSL was shown.

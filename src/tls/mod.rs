@@ -1,14 +1,17 @@
 //! The handshake and what it is configured with.
 
 mod accept;
+mod client_hello;
 mod context;
 mod failure;
 mod handshake;
 pub mod identity;
+mod ja4;
 mod secrets;
 mod settings;
 
 pub use accept::accept;
+pub use client_hello::ClientHello;
 pub use context::Context;
 pub use failure::Failure;
 pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};

@@ -13,7 +13,7 @@ use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
 use crate::telemetry::{CloseReason, Kind, Label};
 use crate::timer::Watch;
-use crate::tls::{self, Established, Failure, HandshakeKind};
+use crate::tls::{self, ClientHello, Established, Failure, HandshakeKind};
 
 /// Serves one connection from its first byte to its last, and counts how it ended. A panic is contained: it ends this
 /// connection only.
@@ -49,11 +49,12 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     };
     let watch = worker.wheel.watch(listener.timeouts.handshake);
 
-    let handshake = watch.guard(pin!(tls::accept(&stream, &listener.tls))).await;
+    let mut hello = None;
+    let handshake = watch.guard(pin!(tls::accept(&stream, &listener.tls, &mut hello))).await;
     let established = match handshake.unwrap_or(Err(Failure::TimedOut)) {
         Ok(established) => established,
         Err(failure) => {
-            report(&failure, client, listener, worker);
+            report(&failure, hello.as_ref(), client, listener, worker);
             refuse(stream, &failure, &watch).await;
             return CloseReason::HandshakeFailed;
         }
@@ -108,12 +109,21 @@ fn count(established: &Established, worker: &WorkerContext) {
     worker.metrics.handshakes.of(established.handover.suite.version.into()).of(kind).increment();
 }
 
-fn report(failure: &Failure, client: SocketAddr, listener: &Listener, worker: &WorkerContext) {
+fn report(
+    failure: &Failure,
+    hello: Option<&ClientHello>,
+    client: SocketAddr,
+    listener: &Listener,
+    worker: &WorkerContext,
+) {
     let reason = failure.reason();
     worker.metrics.handshakes_failed.of(reason).increment();
     if let Some(suppressed) = worker.failure_log.pass_at(worker.wheel.seconds()) {
         let reason = reason.label();
-        tracing::info!(listener = listener.name, %client, reason, error = %failure, suppressed, "handshake failed");
+        let server_name = hello.and_then(ClientHello::server_name);
+        tracing::info!(
+            listener = listener.name, %client, server_name, reason, error = %failure, suppressed, "handshake failed"
+        );
     }
 }
 

@@ -1,0 +1,386 @@
+//! What a ClientHello says (RFC 8446 section 4.1.2), read from its bytes before OpenSSL sees them.
+//!
+//! OpenSSL looks at tickets before it calls back for the server_name, and drops the extensions that it does not know. A
+//! listener decides by the name before any of the expensive cryptography, and logs want to know all that was offered:
+//! hence this reader. What is malformed here is malformed to OpenSSL, too, which has the alert for it.
+
+use std::ops::Range;
+
+use super::ja4;
+
+/// A ClientHello, as it came. Everything in it is the client's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientHello {
+    body: Box<[u8]>,
+    suites: Range<usize>,
+    extensions: Range<usize>,
+}
+
+impl ClientHello {
+    /// Reads the body of the message; none where its form is not that of a ClientHello.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let mut reader = Reader { bytes: body, at: 0 };
+        reader.skip(VERSION_LEN + RANDOM_LEN)?;
+        reader.vector(LengthOf::One)?; // legacy_session_id
+        let suites = reader.vector(LengthOf::Two).filter(|suites| suites.len().is_multiple_of(2))?;
+        reader.vector(LengthOf::One)?; // legacy_compression_methods
+        // RFC 5246 section 7.4.1.2: a hello may end here.
+        let extensions = if reader.is_at_end() { reader.at..reader.at } else { reader.vector(LengthOf::Two)? };
+        let is_whole = reader.is_at_end() && Extensions::is_well_formed(body.get(extensions.clone())?);
+        is_whole.then(|| Self { body: body.into(), suites, extensions })
+    }
+
+    /// The name that the client asks for, in its own spelling: upper case and a dot at the end are possible. None where
+    /// it asks for none, or for one that is not printable ASCII.
+    pub fn server_name(&self) -> Option<&str> {
+        let mut reader = Reader { bytes: self.extension(extension::SERVER_NAME)?, at: 0 };
+        let list = reader.vector(LengthOf::Two)?;
+        let mut reader = Reader { bytes: reader.bytes.get(list)?, at: 0 };
+        // RFC 6066 section 3: a list of which only one kind of entry was ever defined, host_name.
+        (reader.byte()? == HOST_NAME).then_some(())?;
+        let name = reader.vector(LengthOf::Two)?;
+        let name = std::str::from_utf8(reader.bytes.get(name)?).ok()?;
+        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())).then_some(name)
+    }
+
+    /// The versions on offer, in the client's order and without GREASE (RFC 8701); 0x0304 is TLS 1.3.
+    pub fn versions(&self) -> impl Iterator<Item = u16> + Clone {
+        let list = self.list(extension::SUPPORTED_VERSIONS, LengthOf::One);
+        // RFC 8446 section 4.2.1: without the extension the field tells, up to TLS 1.2.
+        let legacy = if list.is_none() { self.body.get(..VERSION_LEN) } else { None };
+        code_points(list.or(legacy).unwrap_or_default()).filter(|code| !is_grease(*code))
+    }
+
+    /// The cipher suites on offer, in the client's order, as their code points.
+    pub fn suites(&self) -> impl Iterator<Item = u16> + Clone {
+        code_points(self.body.get(self.suites.clone()).unwrap_or_default())
+    }
+
+    /// The key-exchange groups on offer (RFC 8446 section 4.2.7); none where the client does not say.
+    pub fn groups(&self) -> Option<impl Iterator<Item = u16> + Clone> {
+        self.list(extension::SUPPORTED_GROUPS, LengthOf::Two).map(code_points)
+    }
+
+    /// The signatures that the client can verify (RFC 8446 section 4.2.3); none where it does not say.
+    pub fn signature_algorithms(&self) -> Option<impl Iterator<Item = u16> + Clone> {
+        self.list(extension::SIGNATURE_ALGORITHMS, LengthOf::Two).map(code_points)
+    }
+
+    /// The ALPN protocols on offer, in the client's order (RFC 7301 section 3.1).
+    pub fn alpn(&self) -> impl Iterator<Item = &[u8]> {
+        alpn_names(self.list(extension::ALPN, LengthOf::Two).unwrap_or_default())
+    }
+
+    /// The types of the extensions, in the client's order, GREASE included.
+    pub fn extension_types(&self) -> impl Iterator<Item = u16> {
+        self.extensions().map(|(kind, _)| kind)
+    }
+
+    /// The JA4 fingerprint: what clients of one make have in common. Computed anew with each call, by two hashes.
+    pub fn ja4(&self) -> String {
+        ja4::fingerprint(self)
+    }
+
+    /// The body of an extension.
+    pub(super) fn extension(&self, kind: u16) -> Option<&[u8]> {
+        self.extensions().find_map(|(found, body)| (found == kind).then_some(body))
+    }
+
+    fn extensions(&self) -> Extensions<'_> {
+        Extensions(self.body.get(self.extensions.clone()).unwrap_or_default())
+    }
+
+    /// The content of an extension that is one vector.
+    fn list(&self, kind: u16, length: LengthOf) -> Option<&[u8]> {
+        let mut reader = Reader { bytes: self.extension(kind)?, at: 0 };
+        let list = reader.vector(length)?;
+        reader.bytes.get(list)
+    }
+}
+
+/// Finds the ClientHello in the records of a handshake's beginning.
+pub(super) enum Awaited {
+    /// These bytes of it have come so far.
+    Fragments(Vec<u8>),
+    /// It has come, or never will.
+    Over,
+}
+
+impl Awaited {
+    /// From the first byte on.
+    pub(super) fn new() -> Self {
+        Self::Fragments(Vec::new())
+    }
+
+    /// Takes the next record, whole; the ClientHello where this record completes it.
+    pub(super) fn take(&mut self, record: &[u8]) -> Option<ClientHello> {
+        let Self::Fragments(fragments) = self else { return None };
+        let Some(fragment) = record.get(RECORD_HEADER_LEN..).filter(|_| record[0] == HANDSHAKE) else {
+            *self = Self::Over;
+            return None;
+        };
+        // Clients nearly always send it in one record: it is read where it lies then.
+        let is_continued = !fragments.is_empty();
+        if is_continued {
+            fragments.extend_from_slice(fragment);
+        }
+        let hello = match whole_message(if is_continued { fragments } else { fragment }) {
+            Message::Whole(body) => ClientHello::parse(body),
+            Message::Other => None,
+            Message::Cut if is_continued => return None,
+            Message::Cut => {
+                fragments.extend_from_slice(fragment);
+                return None;
+            }
+        };
+        *self = Self::Over;
+        hello
+    }
+}
+
+/// What the first bytes of a handshake are.
+enum Message<'a> {
+    Whole(&'a [u8]),
+    /// Not yet whole.
+    Cut,
+    /// No ClientHello, or one that is longer than OpenSSL would read.
+    Other,
+}
+
+fn whole_message(bytes: &[u8]) -> Message<'_> {
+    let Some((&[kind, high, middle, low], rest)) = bytes.split_first_chunk() else { return Message::Cut };
+    let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+    if kind != CLIENT_HELLO || length > CLIENT_HELLO_LEN_MAX {
+        return Message::Other;
+    }
+    rest.get(..length).map_or(Message::Cut, Message::Whole)
+}
+
+/// Whether this is one of the values that clients throw in so that nobody relies on the known ones (RFC 8701).
+pub(super) fn is_grease(code: u16) -> bool {
+    let [high, low] = code.to_be_bytes();
+    high == low && low & 0x0f == 0x0a
+}
+
+/// The names of an ALPN list: each behind a length byte (RFC 7301 section 3.1), well-formed or not.
+pub(super) fn alpn_names(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = wire.split_first()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        wire = rest;
+        Some(name)
+    })
+}
+
+fn code_points(list: &[u8]) -> impl Iterator<Item = u16> + Clone {
+    list.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair))
+}
+
+/// The extensions of a block, with their types; ends where the form ends.
+struct Extensions<'a>(&'a [u8]);
+
+impl Extensions<'_> {
+    /// Whether the form goes on to the end of the block.
+    fn is_well_formed(block: &[u8]) -> bool {
+        let mut extensions = Extensions(block);
+        while extensions.next().is_some() {}
+        extensions.0.is_empty()
+    }
+}
+
+impl<'a> Iterator for Extensions<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (&[a, b, c, d], rest) = self.0.split_first_chunk()?;
+        let (body, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([c, d])))?;
+        self.0 = rest;
+        Some((u16::from_be_bytes([a, b]), body))
+    }
+}
+
+/// How many bytes hold the length of a vector (RFC 8446 section 3.4).
+#[derive(Clone, Copy)]
+enum LengthOf {
+    One,
+    Two,
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn skip(&mut self, len: usize) -> Option<Range<usize>> {
+        let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len())?;
+        Some(std::mem::replace(&mut self.at, end)..end)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let at = self.skip(1)?.start;
+        self.bytes.get(at).copied()
+    }
+
+    fn vector(&mut self, length: LengthOf) -> Option<Range<usize>> {
+        let mut len = usize::from(self.byte()?);
+        if matches!(length, LengthOf::Two) {
+            len = len << 8 | usize::from(self.byte()?);
+        }
+        self.skip(len)
+    }
+}
+
+/// Longest ClientHello that is read here: no handshake may be longer. A longer one is left to OpenSSL, which refuses it.
+const CLIENT_HELLO_LEN_MAX: usize = super::HANDSHAKE_BYTES_MAX;
+
+const RECORD_HEADER_LEN: usize = 5;
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const VERSION_LEN: usize = 2;
+const RANDOM_LEN: usize = 32;
+const HOST_NAME: u8 = 0;
+
+/// Code points of extensions (RFC 8446 section 4.2, and those that it refers to).
+pub(super) mod extension {
+    pub(in crate::tls) const SERVER_NAME: u16 = 0;
+    pub(in crate::tls) const SUPPORTED_GROUPS: u16 = 10;
+    pub(in crate::tls) const SIGNATURE_ALGORITHMS: u16 = 13;
+    pub(in crate::tls) const ALPN: u16 = 16;
+    pub(in crate::tls) const SUPPORTED_VERSIONS: u16 = 43;
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+
+    use super::*;
+
+    /// The body of a ClientHello with these suites and extensions.
+    pub(in crate::tls) fn body(suites: &[u16], extensions: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut block = Vec::new();
+        for (kind, body) in extensions {
+            block.extend([&kind.to_be_bytes()[..], &len16(body), body].concat());
+        }
+        let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
+        [&[3, 3][..], &[7; 32], &[0], &len16(&suites), &suites, &[1, 0], &len16(&block), &block].concat()
+    }
+
+    /// A list of code points behind its length in two bytes.
+    pub(in crate::tls) fn list(codes: &[u16]) -> Vec<u8> {
+        let bytes: Vec<u8> = codes.iter().flat_map(|code| code.to_be_bytes()).collect();
+        [&len16(&bytes)[..], &bytes].concat()
+    }
+
+    /// The extension body that asks for a name.
+    pub(in crate::tls) fn name(name: &str) -> Vec<u8> {
+        let entry = [&[0][..], &len16(name.as_bytes()), name.as_bytes()].concat();
+        [&len16(&entry)[..], &entry].concat()
+    }
+
+    fn len16(bytes: &[u8]) -> [u8; 2] {
+        u16::try_from(bytes.len()).unwrap().to_be_bytes()
+    }
+
+    fn usual() -> Vec<u8> {
+        let versions = [&[6][..], &[0x1a, 0x1a, 3, 4, 3, 3]].concat();
+        let alpn = [&[0, 12, 2][..], b"h2", &[8], b"http/1.1"].concat();
+        body(
+            &[0x1301, 0xc02b],
+            &[
+                (0, &name("a.Example")),
+                (0x6a6a, &[]),
+                (10, &list(&[29, 23])),
+                (13, &list(&[0x0403])),
+                (16, &alpn),
+                (43, &versions),
+            ],
+        )
+    }
+
+    #[test]
+    fn hello_says_what_it_offers() {
+        let hello = ClientHello::parse(&usual()).unwrap();
+        assert_eq!(hello.server_name(), Some("a.Example"));
+        assert_eq!(hello.versions().collect::<Vec<_>>(), [0x0304, 0x0303]);
+        assert_eq!(hello.suites().collect::<Vec<_>>(), [0x1301, 0xc02b]);
+        assert_eq!(hello.groups().unwrap().collect::<Vec<_>>(), [29, 23]);
+        assert_eq!(hello.signature_algorithms().unwrap().collect::<Vec<_>>(), [0x0403]);
+        assert_eq!(hello.alpn().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
+        assert_eq!(hello.extension_types().collect::<Vec<_>>(), [0, 0x6a6a, 10, 13, 16, 43]);
+    }
+
+    #[test]
+    fn hello_without_extensions_offers_the_version_of_its_field() {
+        let mut body = body(&[0xc02b], &[]);
+        body.truncate(body.len() - 2);
+        let hello = ClientHello::parse(&body).unwrap();
+        assert_eq!(hello.versions().collect::<Vec<_>>(), [0x0303]);
+        assert_eq!((hello.server_name(), hello.alpn().count()), (None, 0));
+        assert!(hello.groups().is_none() && hello.signature_algorithms().is_none());
+    }
+
+    #[test]
+    fn hello_that_is_cut_anywhere_is_none() {
+        let whole = usual();
+        // 43 bytes are a hello without extensions: before that, and between there and the end, nothing is.
+        let bare = 2 + 32 + 1 + 2 + 4 + 2;
+        for len in (0..whole.len()).filter(|len| *len != bare) {
+            assert_eq!(ClientHello::parse(&whole[..len]), None, "{len}");
+        }
+        assert_eq!(ClientHello::parse(&[&whole[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn server_name_that_is_no_printable_host_name_is_none() {
+        let cases: [&[u8]; 6] = [&[], &[0], &[0, 0], &[0, 4, 1, 0, 1, b'a'], &[0, 4, 0, 0, 1, 0], &[0, 3, 0, 0, 0]];
+        for case in cases {
+            assert_eq!(ClientHello::parse(&body(&[], &[(0, case)])).unwrap().server_name(), None, "{case:?}");
+        }
+    }
+
+    fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
+        [&[kind, 3, 1][..], &len16(fragment), fragment].concat()
+    }
+
+    fn message(body: &[u8]) -> Vec<u8> {
+        [&[1, 0][..], &len16(body), body].concat()
+    }
+
+    #[test]
+    fn hello_is_found_in_one_record_and_in_many() {
+        let expected = ClientHello::parse(&usual());
+        assert_eq!(Awaited::new().take(&record(22, &message(&usual()))), expected);
+        let mut awaited = Awaited::new();
+        let pieces: Vec<_> = message(&usual()).chunks(3).map(|piece| awaited.take(&record(22, piece))).collect();
+        let (last, before) = pieces.split_last().unwrap();
+        assert!(before.iter().all(Option::is_none));
+        assert_eq!(*last, expected);
+        assert_eq!(awaited.take(&record(22, &message(&usual()))), None, "only the first one counts");
+    }
+
+    #[test]
+    fn anything_else_than_a_hello_ends_the_search() {
+        for first in [record(21, &[2, 40]), record(22, &[2, 0, 0, 1, 0]), record(22, &[1, 0xff, 0, 0, 0])] {
+            let mut awaited = Awaited::new();
+            assert_eq!(awaited.take(&first), None);
+            assert!(matches!(awaited, Awaited::Over), "{first:?}");
+        }
+    }
+
+    #[test]
+    fn grease_is_told_from_code_points() {
+        assert!([0x0a0a, 0x1a1a, 0xfafa].into_iter().all(is_grease));
+        assert!(![0x0a1a, 0x1301, 0x0a0b, 0x0000].into_iter().any(is_grease));
+    }
+
+    #[test]
+    fn alpn_list_that_is_cut_short_ends_at_the_cut() {
+        assert_eq!(alpn_names(b"\x02h2\x08http").collect::<Vec<_>>(), [b"h2"]);
+        assert_eq!(alpn_names(b"").count(), 0);
+    }
+}
