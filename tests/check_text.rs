@@ -57,6 +57,8 @@ refused! {
     sizes_out_of_bounds_are_refused: format!("workers.buffer_memory = \"1KiB\"\n{}",
         good_with("[listener.tls]", "kernel_tls_after = \"2GiB\"\n[listener.tls]"));
     numbers_out_of_bounds_are_refused: format!("workers.connections_max = 0\ntickets.count = 9\n{GOOD}");
+    client_limits_out_of_bounds_are_refused: good_with("[listener.tls]", "client_limits = { connections_max = 0, connection_rate = 0, ipv4_prefix = 33, ipv6_prefix = 129 }\n[listener.tls]");
+    network_that_is_none_is_refused: good_with("[listener.tls]", "client_limits = { connections_max = 9, exempt = [\"intranet\", \"10.0.0.1/8\", 10, \"192.0.2.1\"] }\n[listener.tls]");
     negative_number_is_refused: format!("workers.connections_max = -1\n{GOOD}");
     choice_is_refused_with_the_near_name: good_with("[listener.tls]", "kernel_tls = \"requierd\"\n[listener.tls]\npolicy = \"old\"");
     io_driver_that_does_not_exist_is_refused: format!("workers.io = \"kqueue\"\n{GOOD}");
@@ -89,6 +91,8 @@ refused! {
 }
 
 warned! {
+    client_limits_that_limit_nothing_are_warned_of: good_with("[listener.tls]", "client_limits = { ipv6_prefix = 56 }\n[listener.tls]");
+    burst_without_a_rate_is_warned_of: good_with("[listener.tls]", "client_limits = { connections_max = 9, connection_burst = 9 }\n[listener.tls]");
     backend_that_nobody_uses_is_warned_of: format!("{GOOD}[[backend]]\nname = \"spare\"\nservers = [\"[::1]:1\"]\n");
     kernel_tls_after_without_effect_is_warned_of: good_with("[listener.tls]", "kernel_tls = \"off\"\nkernel_tls_after = \"1MiB\"\n[listener.tls]");
 }

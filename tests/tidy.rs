@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "admin",
             "backend",
             "config",
+            "guard",
             "ktls",
             "record",
             "relay",
@@ -29,10 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Of `record` only a limit, as the default of a key.
-    ("config", &["admin", "backend", "ktls", "record", "server", "ticket", "tls", "worker"]),
-    ("server", &["admin", "backend", "ktls", "sys", "telemetry", "ticket", "tls", "worker"]),
+    ("config", &["admin", "backend", "guard", "ktls", "network", "record", "server", "ticket", "tls", "worker"]),
+    ("server", &["admin", "backend", "guard", "ktls", "sys", "telemetry", "ticket", "tls", "worker"]),
     ("admin", &["telemetry"]),
-    ("worker", &["backend", "ktls", "relay", "sys", "telemetry", "ticket", "timer", "tls"]),
+    ("worker", &["backend", "guard", "ktls", "relay", "sys", "telemetry", "ticket", "timer", "tls"]),
     ("relay", &["ktls", "record", "sys", "telemetry", "timer"]),
     ("tls", &["record", "sys", "telemetry", "ticket"]),
     ("backend", &["sys", "telemetry", "timer"]),
@@ -43,6 +44,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("record", &["sys"]),
     // Types only: the keys and content types that go to the kernel and to OpenSSL's key derivation.
     ("sys", &["record"]),
+    ("guard", &["network"]),
+    ("network", &[]),
     ("timer", &[]),
 ];
 

@@ -7,12 +7,19 @@ use schemars::transform::Transform;
 use serde_json::Value;
 
 use super::scalar::{ByteCount, Scalar};
+use crate::guard::{ClientLimits, Clients};
 use crate::worker::RECORDS_PER_KEY_MAX;
 
 /// What a key may be set to, both ends included, and what it is when absent.
 pub(super) struct Limit<T> {
     pub(super) min: T,
     pub(super) default: T,
+    pub(super) max: T,
+}
+
+/// What a key may be set to, both ends included, where its absence has a meaning of its own.
+pub(super) struct Bounds<T> {
+    pub(super) min: T,
     pub(super) max: T,
 }
 
@@ -54,12 +61,23 @@ impl Quantity for u64 {
 impl<T: Quantity> Limit<T> {
     /// Writes the bounds into a schema. JSON Schema knows bounds of numbers only, hence `x-` names for the others.
     pub(super) fn describe(&self) -> impl Transform {
-        let [min, default, max] = [self.min, self.default, self.max].map(Quantity::json);
+        let mut bounds = Bounds { min: self.min, max: self.max }.describe();
+        let default = self.default.json();
+        move |schema: &mut Schema| {
+            bounds.transform(schema);
+            schema.insert("default".into(), default.clone());
+        }
+    }
+}
+
+impl<T: Quantity> Bounds<T> {
+    /// Writes the bounds into a schema, as [`Limit::describe`] does.
+    pub(super) fn describe(&self) -> impl Transform + use<T> {
+        let [min, max] = [self.min, self.max].map(Quantity::json);
         let [minimum, maximum] = if min.is_number() { ["minimum", "maximum"] } else { ["x-minimum", "x-maximum"] };
         move |schema: &mut Schema| {
             schema.insert(minimum.into(), min.clone());
             schema.insert(maximum.into(), max.clone());
-            schema.insert("default".into(), default.clone());
         }
     }
 }
@@ -72,6 +90,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const DAY: u64 = 86_400;
+const TRACKED_MAX: u64 = Clients::TRACKED_MAX as u64;
 
 /// Time that a drain gives open connections; zero cuts them at once.
 pub(super) const DRAIN_TIMEOUT: Limit<Duration> = seconds(0, 30, DAY);
@@ -89,6 +108,20 @@ pub(super) const TICKET_LIFETIME: Limit<Duration> = seconds(0, DAY / 2, 7 * DAY)
 pub(super) const TICKET_COUNT: Limit<u64> = Limit { min: 1, default: 2, max: 8 };
 /// Open client connections per worker.
 pub(super) const CONNECTIONS_MAX: Limit<u64> = Limit { min: 1, default: 16_384, max: 1 << 20 };
+/// Open client connections per worker and listener.
+pub(super) const LISTENER_CONNECTIONS_MAX: Bounds<u64> = Bounds { min: 1, max: 1 << 20 };
+/// Clients in the table of all workers, which takes 16 bytes for each once there is a client with limits.
+pub(super) const TRACKED_CLIENTS_MAX: Limit<u64> = Limit { min: 1024, default: TRACKED_MAX, max: 1 << 24 };
+/// Open connections of one client.
+pub(super) const CLIENT_CONNECTIONS_MAX: Bounds<u64> = Bounds { min: 1, max: ClientLimits::CONNECTIONS_MAX as u64 };
+/// New connections of one client in a second.
+pub(super) const CLIENT_CONNECTION_RATE: Bounds<u64> = Bounds { min: 1, max: 1_000_000 };
+/// New connections of one client at once.
+pub(super) const CLIENT_CONNECTION_BURST: Bounds<u64> = Bounds { min: 1, max: 1_000_000 };
+/// Below 8 bits a client would be a part of the world.
+pub(super) const IPV4_PREFIX: Limit<u64> = Limit { min: 8, default: 32, max: 32 };
+/// Providers hand out a /64, a /56 or a /48 to a customer.
+pub(super) const IPV6_PREFIX: Limit<u64> = Limit { min: 16, default: 64, max: 128 };
 /// Relay buffers per worker.
 pub(super) const BUFFER_MEMORY: Limit<ByteCount> =
     Limit { min: ByteCount(MIB), default: ByteCount(64 * MIB), max: ByteCount(64 * GIB) };
@@ -99,6 +132,9 @@ pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
 /// looks at its record count.
 pub(super) const RECORDS_PER_KEY: Limit<u64> =
     Limit { min: 1024, default: RECORDS_PER_KEY_MAX, max: RECORDS_PER_KEY_MAX };
+
+/// Networks in one list.
+pub(super) const NETWORK_COUNT_MAX: usize = 4096;
 
 /// Largest configuration file.
 pub(super) const FILE_BYTES_MAX: u64 = 4 * MIB;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
@@ -39,6 +40,10 @@ pub(super) struct File {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
+    /// Clients that `client_limits` tell apart at the same time, over all listeners. Beyond it clients are let in
+    /// without these limits, and counted.
+    #[schemars(transform = limit::TRACKED_CLIENTS_MAX.describe())]
+    pub(super) tracked_clients_max: Field<u64>,
     /// How long a drain waits for open connections before it cuts them.
     #[schemars(transform = limit::DRAIN_TIMEOUT.describe())]
     pub(super) drain_timeout: Field<Duration>,
@@ -95,6 +100,10 @@ pub(super) struct Listener {
     pub(super) address: Field<SocketAddr>,
     /// Name of the backend.
     pub(super) backend: Field<String>,
+    /// Largest number of open client connections of this listener per worker; at the bound it stops accepting until one
+    /// closes. Absent: `workers.connections_max` alone.
+    #[schemars(transform = limit::LISTENER_CONNECTIONS_MAX.describe())]
+    pub(super) connections_max: Field<u64>,
     /// When the kernel takes over record protection: `auto` for bulky directions, `always` at once, `required` as
     /// `auto` but refusing to start without it.
     pub(super) kernel_tls: Field<ktls::Mode>,
@@ -117,9 +126,36 @@ pub(super) struct Listener {
     /// From the close of one direction to the end of the connection.
     #[schemars(transform = limit::CLOSE_TIMEOUT.describe())]
     pub(super) close_timeout: Field<Duration>,
+    /// What one client of the listener may have.
+    #[schemars(with = "ClientLimits")]
+    pub(super) client_limits: Option<Spanned<ClientLimits>>,
     /// TLS of the listener.
     #[schemars(with = "Tls")]
     pub(super) tls: Option<Spanned<Tls>>,
+}
+
+/// What one client of a listener may have, over all workers. Beyond it connections are reset as soon as they are
+/// accepted. A client is an address, or all addresses with the same first bits.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ClientLimits {
+    /// Connections open at the same time. Absent: any number.
+    #[schemars(transform = limit::CLIENT_CONNECTIONS_MAX.describe())]
+    pub(super) connections_max: Field<u64>,
+    /// New connections per second in the long run. Absent: any number.
+    #[schemars(transform = limit::CLIENT_CONNECTION_RATE.describe())]
+    pub(super) connection_rate: Field<u64>,
+    /// New connections at once after a pause. Absent: as many as `connection_rate`.
+    #[schemars(transform = limit::CLIENT_CONNECTION_BURST.describe())]
+    pub(super) connection_burst: Field<u64>,
+    /// Bits of an IPv4 address that tell clients apart.
+    #[schemars(transform = limit::IPV4_PREFIX.describe())]
+    pub(super) ipv4_prefix: Field<u64>,
+    /// Bits of an IPv6 address that tell clients apart: a /64 is one household or one machine.
+    #[schemars(transform = limit::IPV6_PREFIX.describe())]
+    pub(super) ipv6_prefix: Field<u64>,
+    /// Networks without limits, such as those of load balancers and health checks.
+    pub(super) exempt: List<IpNet>,
 }
 
 /// TLS of one listener.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::limit::{Limit, Quantity};
+use super::limit::{Bounds, Limit, Quantity};
 use super::scalar::{Field, List, Written};
 use super::shape::Index;
 
@@ -76,19 +76,30 @@ impl Report {
 
     /// The value of a field within its bounds, or the default where it is absent or a mistake.
     pub(super) fn bounded<T: Quantity>(&mut self, field: &Field<T>, limit: &Limit<T>) -> T {
-        let Some((value, span)) = self.get(field) else { return limit.default };
-        let fault = if value < limit.min {
+        let bounds = Bounds { min: limit.min, max: limit.max };
+        let hint = format!(" (default {})", limit.default.show());
+        self.check(field, &bounds, &hint).unwrap_or(limit.default)
+    }
+
+    /// The value of a field within its bounds; none where it is absent or a mistake.
+    pub(super) fn within<T: Quantity>(&mut self, field: &Field<T>, bounds: &Bounds<T>) -> Option<T> {
+        self.check(field, bounds, "")
+    }
+
+    fn check<T: Quantity>(&mut self, field: &Field<T>, bounds: &Bounds<T>, hint: &str) -> Option<T> {
+        let (value, span) = self.get(field)?;
+        let fault = if value < bounds.min {
             "below its lower bound"
-        } else if value > limit.max {
+        } else if value > bounds.max {
             "above its upper bound"
         } else {
-            return value;
+            return Some(value);
         };
-        let (min, max, default) = (limit.min.show(), limit.max.show(), limit.default.show());
+        let (min, max) = (bounds.min.show(), bounds.max.show());
         let finding = Diagnostic::error(format!("`{}` is {fault}", self.path(&span)))
-            .allowed(format!("allowed: {min} to {max} (default {default})"));
+            .allowed(format!("allowed: {min} to {max}{hint}"));
         self.push_at(finding, &span, format!("found {}", value.show()));
-        limit.default
+        None
     }
 
     /// The value of a field that must be there.

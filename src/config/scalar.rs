@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Value};
@@ -331,6 +332,29 @@ impl Scalar for SocketAddr {
     }
 }
 
+impl Scalar for IpNet {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let Value::String(text) = value else { return Err(Mismatch::kind(value, NETWORK_FORM)) };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.into());
+        }
+        let network: Self = text.parse().map_err(|_| Mismatch::kind(value, NETWORK_FORM))?;
+        if network == network.trunc() {
+            return Ok(network);
+        }
+        // Either the address or the length is a slip, and only its writer knows which.
+        Err(Mismatch::kind(value, NETWORK_FORM).help(format!(
+            "the network is \"{}\", the one address \"{}\"",
+            network.trunc(),
+            network.addr()
+        )))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "network" })
+    }
+}
+
 impl Scalar for ServerAddress {
     fn parse(value: &Value) -> Result<Self, Mismatch> {
         let allowed = format!("{ADDRESS_FORM}, or \"unix:/path/to/socket\"");
@@ -415,6 +439,8 @@ fn one_of(names: &[&str]) -> String {
 const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443);
 
 const ADDRESS_FORM: &str = "an IP address and port such as \"192.0.2.1:8443\" or \"[2001:db8::1]:8443\"";
+
+const NETWORK_FORM: &str = "a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or one address";
 
 /// Characters of a string of the file that a message repeats.
 const QUOTED_CHARS_MAX: usize = 80;

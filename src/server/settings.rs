@@ -17,6 +17,8 @@ pub struct Settings {
     pub listeners: Vec<worker::ListenerSettings>,
     /// At least one backend.
     pub backends: Vec<backend::Settings>,
+    /// Clients that limits per client tell apart at the same time.
+    pub tracked_clients_max: usize,
     /// How long a drain waits for open connections.
     pub drain_timeout: Duration,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::settings::Settings;
 use super::tickets::Tickets;
+use crate::guard::Clients;
 use crate::ktls;
 use crate::sys::socket;
 use crate::telemetry::{RingCounters, WorkerMetrics};
@@ -98,6 +99,7 @@ impl Server {
         let mut server =
             Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities, tickets };
         server.tickets.maintain();
+        let clients = Clients::new(settings.tracked_clients_max);
         for (index, cpu) in settings.workers.cpus.iter().enumerate() {
             let plan = Plan {
                 index,
@@ -108,6 +110,7 @@ impl Server {
                 listeners: plan_listeners(settings, &identities, &ticket_keys, sockets.remove(0)),
                 tickets: server.tickets.settings().clone(),
                 capabilities: Arc::clone(&server.capabilities),
+                clients: Arc::clone(&clients),
                 metrics: Arc::clone(&server.metrics[index]),
             };
             match worker::spawn(plan) {

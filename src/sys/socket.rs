@@ -230,6 +230,11 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Closes a socket that no worker has taken over, so that the peer reads a reset.
+pub fn reset(socket: OwnedFd) {
+    let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+}
+
 /// How far a non-blocking connect came.
 #[derive(Debug)]
 pub enum Connecting {

@@ -218,6 +218,8 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         connections_closed,
         accept_errors,
         connection_limit_reached,
+        connections_refused,
+        clients_untracked,
         handshakes,
         handshakes_failed,
         dials,
@@ -239,8 +241,19 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         read("sluice_accept_errors", "Connections that could not be accepted, by why", accept_errors),
         read(
             "sluice_connection_limit_reached",
-            "Times that a worker stopped accepting because it had workers.connections_max connections",
+            "Times that a worker stopped accepting because it had workers.connections_max connections, or \
+             listener.connections_max of one listener",
             connection_limit_reached,
+        ),
+        read(
+            "sluice_connections_refused",
+            "Connections reset as soon as they were accepted, by why; they are in no other count",
+            connections_refused,
+        ),
+        read(
+            "sluice_clients_untracked",
+            "Connections let in without the limits of their client, for want of a place among server.tracked_clients_max",
+            clients_untracked,
         ),
         read("sluice_handshakes", "TLS handshakes completed", handshakes),
         read("sluice_handshakes_failed", "TLS handshakes that did not complete, by why", handshakes_failed),

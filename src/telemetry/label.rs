@@ -139,6 +139,16 @@ label_enum! {
 }
 
 label_enum! {
+    /// Why a connection was reset as soon as it was accepted.
+    pub enum RefusalReason as "reason" {
+        /// Its client has as many connections as it may.
+        ClientConnections = "client_connections",
+        /// Its client has opened connections faster than it may.
+        ClientRate = "client_rate",
+    }
+}
+
+label_enum! {
     /// How an attempt to reach a server ended.
     pub enum DialResult as "result" {
         /// Connected.

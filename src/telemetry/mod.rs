@@ -11,7 +11,9 @@ mod ticket;
 mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
-pub use label::{AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version};
+pub use label::{
+    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RefusalReason, RelayPath, Version,
+};
 pub use process::{ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
 pub use ticket::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
 pub use worker::WorkerMetrics;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cell::{ByLabel, Counter, Gauge};
 use super::label::{
-    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RelayPath, Version,
+    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RefusalReason, RelayPath, Version,
 };
 use super::ticket::TicketCounters;
 
@@ -24,6 +24,10 @@ pub struct WorkerMetrics {
     pub accept_errors: ByLabel<AcceptError>,
     /// Times that accepting paused because the worker had as many connections as it may.
     pub connection_limit_reached: Counter,
+    /// Connections that were reset as soon as they were accepted, by why.
+    pub connections_refused: ByLabel<RefusalReason>,
+    /// Connections whose client found no place in the table of clients.
+    pub clients_untracked: Counter,
     /// Handshakes completed.
     pub handshakes: ByLabel<Version, ByLabel<Kind>>,
     /// Handshakes failed, by why.

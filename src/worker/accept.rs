@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::connection;
 use super::context::{Listener, WorkerContext};
-use crate::sys::socket::Acceptor;
-use crate::telemetry::AcceptError;
+use crate::sys::socket::{self, Acceptor};
+use crate::telemetry::{AcceptError, Label, RefusalReason};
 
 /// Connections accepted in one go before the connections that are open already get their turn.
 const ACCEPT_BATCH_MAX: usize = 64;
@@ -22,13 +22,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// in it.
 pub(super) async fn run(acceptor: Acceptor, listener: Rc<Listener>, worker: Rc<WorkerContext>) {
     while !worker.is_draining() {
-        if !worker.has_room() {
+        if !worker.has_room(&listener) {
             worker.metrics.connection_limit_reached.increment();
             tracing::warn!(
                 listener = listener.name,
-                "connection limit reached: accepting pauses (workers.connections_max)"
+                "connection limit reached: accepting pauses (workers.connections_max, listener.connections_max)"
             );
-            worker.until(|worker| worker.has_room() || worker.is_draining()).await;
+            worker.until(|worker| worker.has_room(&listener) || worker.is_draining()).await;
             continue;
         }
         if ready_or_draining(&acceptor, &worker).await.is_err() || !accept_batch(&acceptor, &listener, &worker) {
@@ -43,7 +43,7 @@ pub(super) async fn run(acceptor: Acceptor, listener: Rc<Listener>, worker: Rc<W
 /// False when accepting must rest.
 fn accept_batch(acceptor: &Acceptor, listener: &Rc<Listener>, worker: &Rc<WorkerContext>) -> bool {
     for _ in 0..ACCEPT_BATCH_MAX {
-        if !worker.has_room() {
+        if !worker.has_room(listener) {
             break;
         }
         match acceptor.accept() {
@@ -64,8 +64,22 @@ fn accept_batch(acceptor: &Acceptor, listener: &Rc<Listener>, worker: &Rc<Worker
 }
 
 fn start((socket, client): (OwnedFd, SocketAddr), listener: &Rc<Listener>, worker: &Rc<WorkerContext>) {
-    let place = worker.take_place();
+    let seat = match listener.admit(client.ip(), &worker.metrics) {
+        Ok(seat) => seat,
+        Err(reason) => return refuse(socket, client, reason, listener, worker),
+    };
+    let place = worker.take_place(listener, seat);
     monoio::spawn(connection::serve(socket, client, Rc::clone(listener), Rc::clone(worker), place));
+}
+
+/// Resets a connection of which nothing has been read: it costs no more than this, and leaves nothing behind.
+fn refuse(socket: OwnedFd, client: SocketAddr, reason: RefusalReason, listener: &Listener, worker: &WorkerContext) {
+    socket::reset(socket);
+    worker.metrics.connections_refused.of(reason).increment();
+    if let Some(suppressed) = worker.refusal_log.pass_at(worker.wheel.seconds()) {
+        let reason = reason.label();
+        tracing::info!(listener = listener.name, %client, reason, suppressed, "connection refused");
+    }
 }
 
 /// What accept(2) names as errors of the one connection, to be treated like a retry, and what is short.

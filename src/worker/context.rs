@@ -1,6 +1,7 @@
 //! What every connection of a worker works with.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::settings::Timeouts;
 use crate::backend::Servers;
+use crate::guard::{Admission, ClientLimits, Clients, Refusal, Seat};
 use crate::ktls;
 use crate::relay::{BufferPool, PipePool};
-use crate::telemetry::WorkerMetrics;
+use crate::telemetry::{RefusalReason, WorkerMetrics};
 use crate::timer::Wheel;
 use crate::tls;
 
@@ -22,6 +24,7 @@ pub(super) struct WorkerContext {
     pub(super) capabilities: Arc<ktls::Capabilities>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) failure_log: LogLimit,
+    pub(super) refusal_log: LogLimit,
     open_count: Cell<usize>,
     connections_max: usize,
     is_draining: Cell<bool>,
@@ -38,11 +41,34 @@ pub(super) struct Listener {
     pub(super) kernel_tls: ktls::Settings,
     pub(super) records_per_key: u64,
     pub(super) timeouts: Timeouts,
+    pub(super) connections_max: usize,
+    pub(super) open_count: Cell<usize>,
+    /// What one client may have, and the table in which it is counted.
+    pub(super) client_limits: Option<(Arc<Clients>, ClientLimits)>,
 }
 
-/// A place among the worker's connections; dropped, it is free again.
+/// A place among the connections of the worker, the listener and the client; dropped, it is free again.
 pub(super) struct Place {
     worker: Rc<WorkerContext>,
+    listener: Rc<Listener>,
+    _seat: Option<Seat>,
+}
+
+impl Listener {
+    /// Lets a client in, if its limits allow; the seat is its connection's as long as it is kept.
+    pub(super) fn admit(&self, client: IpAddr, metrics: &WorkerMetrics) -> Result<Option<Seat>, RefusalReason> {
+        let Some((clients, limits)) = &self.client_limits else { return Ok(None) };
+        match clients.admit_at(&self.name, client, limits, Instant::now()) {
+            Ok(Admission::Seated(seat)) => Ok(Some(seat)),
+            Ok(Admission::Exempt) => Ok(None),
+            Ok(Admission::Untracked) => {
+                metrics.clients_untracked.increment();
+                Ok(None)
+            }
+            Err(Refusal::Connections) => Err(RefusalReason::ClientConnections),
+            Err(Refusal::Rate) => Err(RefusalReason::ClientRate),
+        }
+    }
 }
 
 impl WorkerContext {
@@ -59,6 +85,7 @@ impl WorkerContext {
             wheel: Wheel::new(Instant::now()),
             metrics,
             failure_log: LogLimit::default(),
+            refusal_log: LogLimit::default(),
             open_count: Cell::new(0),
             connections_max,
             is_draining: Cell::new(false),
@@ -66,8 +93,9 @@ impl WorkerContext {
         })
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.open_count.get() < self.connections_max
+    /// Whether one more connection may be accepted from `listener`.
+    pub(super) fn has_room(&self, listener: &Listener) -> bool {
+        self.open_count.get() < self.connections_max && listener.open_count.get() < listener.connections_max
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -79,11 +107,12 @@ impl WorkerContext {
     }
 
     /// Takes a place for a connection that was accepted.
-    pub(super) fn take_place(self: &Rc<Self>) -> Place {
+    pub(super) fn take_place(self: &Rc<Self>, listener: &Rc<Listener>, seat: Option<Seat>) -> Place {
+        listener.open_count.set(listener.open_count.get() + 1);
         self.open_count.set(self.open_count.get() + 1);
         self.metrics.connections_accepted.increment();
         self.metrics.connections_open.add(1);
-        Place { worker: Rc::clone(self) }
+        Place { worker: Rc::clone(self), listener: Rc::clone(listener), _seat: seat }
     }
 
     pub(super) fn start_draining(&self) {
@@ -117,6 +146,7 @@ impl WorkerContext {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.listener.open_count.set(self.listener.open_count.get() - 1);
         self.worker.open_count.set(self.worker.open_count.get() - 1);
         self.worker.metrics.connections_open.add(-1);
         if !self.worker.waiting.borrow().is_empty() {
@@ -134,7 +164,7 @@ pub(super) struct LogLimit {
     suppressed_count: Cell<u64>,
 }
 
-/// Lines per second and worker about failed handshakes.
+/// Lines per second and worker about failed handshakes, and as many about refused connections.
 const LOG_LINES_PER_SECOND_MAX: u32 = 20;
 
 impl LogLimit {

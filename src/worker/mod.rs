@@ -10,6 +10,7 @@ mod mailbox;
 mod runtime;
 mod settings;
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -22,6 +23,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::backend::{self, Servers};
+use crate::guard::Clients;
 use crate::ktls;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
 use crate::sys::socket::Acceptor;
@@ -52,6 +54,8 @@ pub struct Plan {
     pub tickets: TicketSettings,
     /// What the kernel can do for TLS.
     pub capabilities: Arc<ktls::Capabilities>,
+    /// What each client holds, for all workers.
+    pub clients: Arc<Clients>,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
 }
@@ -144,7 +148,7 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
         for listener in plan.listeners {
-            let (acceptor, listener) = open(listener, index, &plan.tickets)?;
+            let (acceptor, listener) = open(listener, index, &plan.tickets, &plan.clients)?;
             monoio::spawn(accept::run(acceptor, Rc::new(listener), Rc::clone(&worker)));
         }
         monoio::spawn(turn_wheel(Rc::clone(&worker)));
@@ -184,7 +188,12 @@ async fn turn_wheel(worker: Rc<WorkerContext>) {
     }
 }
 
-fn open(plan: ListenerPlan, worker: usize, tickets: &TicketSettings) -> Result<(Acceptor, Listener), WorkerError> {
+fn open(
+    plan: ListenerPlan,
+    worker: usize,
+    tickets: &TicketSettings,
+    clients: &Arc<Clients>,
+) -> Result<(Acceptor, Listener), WorkerError> {
     let ListenerPlan { settings, identity, ticket_keys, backend, socket } = plan;
     let tls = tls::Context::build(&settings.tls, &identity, ticket_keys.map(|keys| (keys, tickets)))
         .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })?;
@@ -195,6 +204,9 @@ fn open(plan: ListenerPlan, worker: usize, tickets: &TicketSettings) -> Result<(
         kernel_tls: settings.kernel_tls,
         records_per_key: settings.records_per_key,
         timeouts: settings.timeouts,
+        connections_max: settings.connections_max.unwrap_or(usize::MAX),
+        open_count: Cell::new(0),
+        client_limits: settings.client_limits.map(|limits| (Arc::clone(clients), limits)),
         name: settings.name,
     };
     let acceptor = Acceptor::new(socket).map_err(|source| WorkerError::Start { index: worker, source })?;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::guard::ClientLimits;
 use crate::ktls;
 use crate::tls;
 
@@ -57,6 +58,10 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Index into the list of backends.
     pub backend: usize,
+    /// Largest number of open client connections per worker; none: those of the worker.
+    pub connections_max: Option<usize>,
+    /// What one client may have.
+    pub client_limits: Option<ClientLimits>,
     /// TLS.
     pub tls: tls::Settings,
     /// When record protection moves to the kernel.

@@ -1,7 +1,7 @@
 //! A TLS client on OpenSSL that can misbehave: it decides when which bytes leave, and sees exactly how a stream ends.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +26,7 @@ pub(crate) struct Client {
     alpn: Vec<u8>,
     delivery: Delivery,
     receive_buffer: Option<usize>,
+    source: Option<Ipv4Addr>,
 }
 
 /// How what OpenSSL writes leaves.
@@ -60,6 +61,7 @@ impl Client {
             alpn: Vec::new(),
             delivery: Delivery::Whole,
             receive_buffer: None,
+            source: None,
         }
     }
 
@@ -90,6 +92,11 @@ impl Client {
         Self { receive_buffer: Some(4096), ..self }
     }
 
+    /// Connects from this address of the loopback network.
+    pub(crate) fn from(self, source: Ipv4Addr) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
     /// Completes a handshake.
     pub(crate) fn connect(&self) -> Tls {
         self.try_connect().unwrap_or_else(|failure| panic!("handshake failed: {failure:?}"))
@@ -100,6 +107,9 @@ impl Client {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None).unwrap();
         if let Some(size) = self.receive_buffer {
             socket.set_recv_buffer_size(size).unwrap();
+        }
+        if let Some(source) = self.source {
+            socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
         }
         socket.connect(&self.address.into()).unwrap();
         self.handshake_over(socket.into())

@@ -33,6 +33,8 @@ pub(crate) struct Options {
     /// Records under one AES-GCM key; none: the default.
     pub(crate) records_per_key: Option<u64>,
     pub(crate) connections_max: usize,
+    /// Further keys of the listener, and sections below it, as the configuration spells them.
+    pub(crate) listener: String,
     pub(crate) handshake_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) close_timeout: Duration,
@@ -55,6 +57,7 @@ impl Default for Options {
             kernel_tls_after: std::env::var("SLUICE_TEST_KERNEL_TLS_AFTER").ok(),
             records_per_key: None,
             connections_max: 4096,
+            listener: String::new(),
             handshake_timeout: DEADLINE,
             idle_timeout: DEADLINE,
             close_timeout: DEADLINE,
@@ -262,6 +265,7 @@ kernel_tls = "{kernel_tls}"
 {kernel_tls_after}{records_per_key}handshake_timeout = "{handshake}ms"
 idle_timeout = "{idle}ms"
 close_timeout = "{close}ms"
+{listener}
 [listener.tls]
 policy = "{policy}"
 certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]
@@ -276,6 +280,7 @@ connect_timeout = "{connect}ms"
         cpus = cpus(options.workers),
         io = options.io,
         connections_max = options.connections_max,
+        listener = options.listener,
         kernel_tls = options.kernel_tls,
         // With the other modes it would be warned about.
         kernel_tls_after = match &options.kernel_tls_after {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use openssl::ssl::SslVersion;
 
 use super::Exit;
+use crate::guard::Clients;
 use crate::server::{Server, Settings, StartError};
 use crate::telemetry::{Direction, Label};
 use crate::{admin, ktls, ticket, tls, worker};
@@ -132,6 +133,8 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
             name: "demo".into(),
             address: listen,
             backend: 0,
+            connections_max: None,
+            client_limits: None,
             tls: tls::Settings {
                 policy: tls::Policy::Intermediate,
                 certificate: tls::CertificateFiles { chain, key },
@@ -150,6 +153,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
             servers: vec![crate::backend::ServerAddress::Tcp(backend)],
             connect_timeout: Duration::from_secs(5),
         }],
+        tracked_clients_max: Clients::TRACKED_MAX,
         drain_timeout: Duration::from_secs(1),
     }
 }

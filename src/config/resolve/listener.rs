@@ -15,7 +15,7 @@ use super::super::near::nearest;
 use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
-use super::{Environment, backend, certificate, check_port, name, overlaps};
+use super::{Environment, backend, certificate, check_port, guard, name, overlaps};
 
 /// A listener of the file, as far as it could be read.
 pub(super) struct Resolved {
@@ -75,6 +75,9 @@ fn settings(
     report: &mut Report,
 ) -> Option<impl FnOnce(String, SocketAddr) -> ListenerSettings + use<>> {
     let backend = backend(raw, table, backends, report);
+    let connections_max = report.within(&raw.connections_max, &limit::LISTENER_CONNECTIONS_MAX);
+    let connections_max = connections_max.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    let client_limits = guard::client_limits(raw.client_limits.as_ref(), report);
     let kernel_tls = kernel_tls(raw, report);
     let timeouts = Timeouts {
         handshake: report.bounded(&raw.handshake_timeout, &limit::HANDSHAKE_TIMEOUT),
@@ -84,7 +87,17 @@ fn settings(
     let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);
     let tls = tls(raw, table, environment, report);
     let (backend, tls) = (backend?, tls?);
-    Some(move |name, address| ListenerSettings { name, address, backend, tls, kernel_tls, records_per_key, timeouts })
+    Some(move |name, address| ListenerSettings {
+        name,
+        address,
+        backend,
+        connections_max,
+        client_limits,
+        tls,
+        kernel_tls,
+        records_per_key,
+        timeouts,
+    })
 }
 
 fn address(

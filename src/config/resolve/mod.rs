@@ -2,6 +2,7 @@
 
 mod backend;
 mod certificate;
+mod guard;
 mod listener;
 mod worker;
 
@@ -43,6 +44,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     backend::warn_unused(&backends, &file.listener, report);
     let admin = admin(&file.admin, &listeners, report);
     let tickets = tickets(&file.tickets, environment, report);
+    let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
     if report.has_errors() {
         return None;
@@ -53,6 +55,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         tickets,
         listeners: listeners.into_iter().filter_map(|listener| listener.settings).collect(),
         backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
+        tracked_clients_max: usize::try_from(tracked_clients_max).unwrap_or(usize::MAX),
         drain_timeout,
     })
 }
