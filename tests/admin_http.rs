@@ -6,11 +6,12 @@ mod run_support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use run_support::openmetrics;
-use run_support::{Backend, Options, Proxy, wait_until};
+use run_support::{Backend, Options, Proxy, text_of, wait_until};
 use serde_json::Value;
 
 fn status(proxy: &Proxy) -> Value {
@@ -69,6 +70,12 @@ fn status_tells_what_runs() {
     assert!(after["openssl"].as_str().unwrap().starts_with("OpenSSL "));
     assert!(after["uptime_seconds"].as_u64().unwrap() < 600);
     assert_eq!(after["phase"], "serving");
+    assert_eq!((&after["status_version"], &after["pid"]), (&1.into(), &proxy.pid().into()));
+    assert_eq!(after["handshakes"]["resumed_ratio"], 0.0);
+    assert_eq!(after["kernel_tls"]["kept"]["backend_to_client"]["policy_off"], 1);
+    let moved = after["relay_bytes"]["backend_to_client"]["userspace"].as_u64().unwrap();
+    assert!(moved >= Backend::body().len() as u64, "{moved}");
+    assert_eq!(after["backends"]["dials"]["connected"], 1);
     assert!(["io_uring", "epoll"].contains(&after["ring"]["driver"].as_str().unwrap()));
     assert_eq!(after["listeners"][0]["name"], "edge");
     assert_eq!(after["listeners"][0]["address"], proxy.address().to_string());
@@ -79,6 +86,80 @@ fn status_tells_what_runs() {
     assert_eq!(completed, 1);
     let closes: u64 = after["connections"]["closed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(closes, 1);
+}
+
+#[test]
+fn config_shows_what_runs_with_defaults_and_absolute_paths() {
+    let backend = Backend::start();
+    let proxy = Proxy::start(&Options::to(backend.address));
+    let (code, body) = proxy.admin_request(&[], "/config");
+    assert_eq!(code, 200);
+    let config: Value = serde_json::from_str(&body).unwrap();
+    let file = proxy.folder().join("sluice.toml");
+    assert_eq!(config["file"], file.to_str().unwrap());
+    let digest = openssl::sha::sha256(&std::fs::read(&file).unwrap());
+    assert_eq!(config["sha256"], digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let running = &config["configuration"];
+    assert_eq!(running["server"]["drain_timeout"], "60s");
+    assert_eq!(running["workers"]["count"], 1);
+    assert_eq!(running["workers"]["cpus"], "0");
+    let listener = &running["listener"][0];
+    assert_eq!(listener["address"], proxy.address().to_string());
+    assert_eq!(listener["idle_timeout"], "5m");
+    let certificate = &listener["tls"]["certificates"][0];
+    assert_eq!(certificate["key"], proxy.folder().join("edge.key").to_str().unwrap());
+    assert_eq!(running["backend"][0]["servers"][0], backend.address.to_string());
+}
+
+#[test]
+fn unix_socket_is_private_serves_and_goes_with_the_process() {
+    let options =
+        Options { admin: "address = \"unix:admin.sock\"".to_owned(), ..Options::to(Backend::start().address) };
+    let mut proxy = Proxy::start(&options);
+    let socket = proxy.folder().join("admin.sock");
+    let ask = |arguments: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "20", "--unix-socket"]).arg(&socket).args(arguments);
+        text_of(&curl.output().unwrap())
+    };
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(ask(&["http://sluice/readyz"]), "ok\n");
+    let second = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["run", "--config"])
+        .arg(proxy.folder().join("sluice.toml"))
+        .output()
+        .unwrap();
+    let refusal = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(refusal.contains("another process listens there (admin.address)"), "{refusal}");
+    assert_eq!(second.status.code(), Some(69));
+    assert_eq!(ask(&["--request", "POST", "http://sluice/drain"]), "draining\n");
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn endpoint_with_tls_lets_in_only_clients_with_a_certificate_of_its_authorities() {
+    let keys = "address = \"127.0.0.1:0\"";
+    let tls = "[admin.tls]\nchain = \"edge.crt\"\nkey = \"edge.key\"\nclient_ca = \"edge.crt\"";
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let options = Options {
+        admin: format!("{}\n{tls}", keys.replace("127.0.0.1:0", &port.to_string())),
+        ..Options::to(Backend::start().address)
+    };
+    let proxy = Proxy::start(&options);
+    let file = |name: &str| proxy.folder().join(name).to_str().unwrap().to_owned();
+    let ask = |arguments: &[&str]| {
+        let mut curl = Command::new("curl");
+        let url = format!("https://localhost:{}/livez", proxy.admin().port());
+        curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert", &file("edge.crt")]);
+        curl.args(["--resolve", &format!("localhost:{}:127.0.0.1", proxy.admin().port())]).args(arguments).arg(url);
+        curl.output().unwrap()
+    };
+    assert_eq!(text_of(&ask(&["--cert", &file("edge.crt"), "--key", &file("edge.key")])), "ok\n");
+    let bare = ask(&[]);
+    assert!(!bare.status.success() && text_of(&bare).is_empty(), "{bare:?}");
+    let plain = proxy.admin_request(&["--http0.9"], "/livez");
+    assert!(!plain.1.contains("ok"), "{plain:?}");
 }
 
 #[test]
@@ -95,11 +176,19 @@ fn probes_are_good_while_serving() {
 #[test]
 fn unknown_paths_and_methods_are_refused_and_nothing_happens() {
     let mut proxy = Proxy::start(&Options::to(Backend::start().address));
-    for path in ["/", "/config", "/reload", "/metrics/../drain", "/%6detrics", "/drain/", "/metrics%00"] {
+    for path in ["/index.html", "/config.json", "/reload", "/metrics/../drain", "/%6detrics", "/drain/", "/metrics%00"]
+    {
         assert_eq!(proxy.admin_request(&[], path).0, 404, "{path}");
         assert_eq!(proxy.admin_request(&["--request", "POST"], path).0, 404, "{path}");
     }
-    for (method, path) in [("POST", "/metrics"), ("DELETE", "/status"), ("GET", "/drain"), ("PUT", "/drain")] {
+    for (method, path) in [
+        ("POST", "/metrics"),
+        ("DELETE", "/status"),
+        ("POST", "/"),
+        ("PUT", "/config"),
+        ("GET", "/drain"),
+        ("PUT", "/drain"),
+    ] {
         assert_eq!(proxy.admin_request(&["--request", method], path).0, 405, "{method} {path}");
     }
     assert_eq!(proxy.admin_request(&["--request", "POST", "--header", "Origin: http://localhost"], "/drain").0, 403);
@@ -176,7 +265,7 @@ fn answers_hold_no_key() {
         Proxy::start(&Options { arguments: vec!["--log-level", "trace"], ..Options::to(Backend::start().address) });
     let key = proxy.key();
     let secret = key.lines().nth(1).unwrap();
-    for path in ["/metrics", "/status", "/livez", "/readyz"] {
+    for path in ["/", "/metrics", "/status", "/config", "/livez", "/readyz"] {
         assert!(!proxy.admin_request(&[], path).1.contains(secret));
     }
     assert!(!proxy.log().text().contains(secret));

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use sluice::telemetry::catalog::{self, LabelValues, MetricKind};
 use sluice::telemetry::exposition::Exposition;
-use sluice::telemetry::{ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
+use sluice::telemetry::{Configuration, KernelTlsView, ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 
@@ -85,6 +85,8 @@ fn process() -> Process {
             certificate_not_after: SystemTime::now(),
         }],
         ticket_ring: std::sync::Arc::default(),
+        kernel_tls: KernelTlsView::default(),
+        configuration: Arc::new(Configuration::none()).into(),
         phase: PhaseCell::new(),
     }
 }

@@ -74,6 +74,10 @@ refused! {
     address_of_a_name_is_refused: good_with("127.0.0.1:8443", "edge.test:8443");
     address_with_port_zero_is_refused: good_with("127.0.0.1:8443", "127.0.0.1:0");
     admin_address_that_is_not_loopback_is_refused: format!("admin.address = \"0.0.0.0:9180\"\n{GOOD}");
+    admin_socket_in_a_missing_folder_is_refused: format!("admin.address = \"unix:nowhere/admin.sock\"\n{GOOD}");
+    admin_socket_with_a_long_path_is_refused: format!("admin.address = \"unix:/tmp/{}\"\n{GOOD}", "x".repeat(95));
+    admin_tls_with_bad_files_is_refused: format!(
+        "admin.address = \"0.0.0.0:9180\"\nadmin.tls = {{ chain = \"edge.crt\", key = \"edge.key\", client_ca = \"edge.key\" }}\n{GOOD}");
     admin_address_of_a_listener_is_refused: format!("admin.address = \"127.0.0.1:8443\"\n{GOOD}");
     ring_in_a_missing_folder_is_refused: format!("tickets.ring = \"nowhere/ticket.ring\"\n{GOOD}");
     ring_that_is_a_folder_is_refused: format!("tickets.ring = \"/proc\"\n{GOOD}");

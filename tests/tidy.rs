@@ -30,7 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Of `record` only a limit, as the default of a key.
-    ("config", &["admin", "backend", "guard", "ktls", "network", "record", "server", "ticket", "tls", "worker"]),
+    (
+        "config",
+        &["admin", "backend", "guard", "ktls", "network", "record", "server", "telemetry", "ticket", "tls", "worker"],
+    ),
     ("server", &["admin", "backend", "guard", "ktls", "sys", "telemetry", "ticket", "tls", "worker"]),
     ("admin", &["telemetry"]),
     ("worker", &["backend", "guard", "ktls", "relay", "sys", "telemetry", "ticket", "timer", "tls"]),

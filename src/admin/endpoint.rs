@@ -3,22 +3,29 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use openssl::ssl::{Ssl, SslAcceptor};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::Sender;
 use tokio::task::AbortHandle;
+use tokio_openssl::SslStream;
 
+use super::listen::{BindError, Socket, SocketFile};
 use super::route::{self, Answer, Request, Source};
+use super::settings::{Address, Settings};
 use crate::telemetry::Process;
 use crate::telemetry::exposition::Exposition;
 
@@ -38,47 +45,27 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// A bound admin endpoint.
-#[derive(Debug)]
 pub struct Endpoint {
-    listener: std::net::TcpListener,
-    address: SocketAddr,
-}
-
-/// Why the admin endpoint could not be bound.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Configuration: anyone could reach it.
-    #[error("admin address {0} is not a loopback address; use 127.0.0.1 or [::1] (admin.address)")]
-    NotLoopback(SocketAddr),
-    /// The machine: the address is taken.
-    #[error("admin endpoint cannot listen on {address}: {source} (admin.address)")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What bind(2) or listen(2) said.
-        source: io::Error,
-    },
+    socket: Socket,
+    address: Address,
+    tls: Option<SslAcceptor>,
 }
 
 impl Endpoint {
-    /// Listens on `address`, which must be a loopback address; a port of 0 is resolved.
+    /// Listens where the settings say; a port of 0 is resolved. None where they name no address.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        if !address.ip().is_loopback() {
-            return Err(BindError::NotLoopback(address));
-        }
-        let error = |source| BindError::Listen { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(error)?;
-        listener.set_nonblocking(true).map_err(error)?;
-        let address = listener.local_addr().map_err(error)?;
-        Ok(Self { listener, address })
+    pub fn bind(settings: &Settings) -> Result<Option<Self>, BindError> {
+        let Some(address) = &settings.address else { return Ok(None) };
+        let tls = settings.tls.as_ref().map(|tls| tls.load()).transpose()?;
+        let (socket, address) = Socket::bind(settings, address)?;
+        Ok(Some(Self { socket, address, tls }))
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Serves until it is dropped; to be run on a tokio runtime. What clients ask for goes to `requests`.
@@ -88,14 +75,16 @@ impl Endpoint {
     /// # Errors
     /// When the runtime refuses the socket.
     pub async fn serve(self, process: Arc<Process>, requests: Sender<Request>) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
+        let acceptor = Acceptor::new(self.socket)?;
         let exposition = Exposition::new(Arc::clone(&process));
-        let source = Arc::new(Source { process, exposition });
+        let is_loopback_http = self.tls.is_none() && matches!(self.address, Address::Tcp(_));
+        let source = Arc::new(Source { process, exposition, is_loopback_http });
+        let tls = self.tls.map(Arc::new);
         let mut connections = Connections::default();
         loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let exchange = exchange(stream, Arc::clone(&source), requests.clone());
+            match acceptor.accept().await {
+                Ok(stream) => {
+                    let exchange = exchange(stream, tls.clone(), Arc::clone(&source), requests.clone());
                     connections.admit(tokio::spawn(exchange).abort_handle());
                 }
                 Err(error) => {
@@ -104,6 +93,40 @@ impl Endpoint {
                 }
             }
         }
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Endpoint").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// The listening socket on the runtime.
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[allow(dead_code, reason = "removes the file when it is dropped")] SocketFile),
+}
+
+/// A stream of whichever kind.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Acceptor {
+    fn new(socket: Socket) -> io::Result<Self> {
+        Ok(match socket {
+            Socket::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Socket::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
+        })
+    }
+
+    /// Cancel safety: safe.
+    async fn accept(&self) -> io::Result<Box<dyn Duplex>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+        })
     }
 }
 
@@ -130,9 +153,36 @@ impl Drop for Connections {
     }
 }
 
-/// One connection: one request and its answer.
-async fn exchange(stream: TcpStream, source: Arc<Source>, requests: Sender<Request>) {
-    let service = service_fn(|request| respond(request, &source, &requests));
+/// One connection: one request and its answer, within [`EXCHANGE_TIMEOUT`] in all.
+async fn exchange(
+    stream: Box<dyn Duplex>,
+    tls: Option<Arc<SslAcceptor>>,
+    source: Arc<Source>,
+    requests: Sender<Request>,
+) {
+    let connection = async {
+        match tls {
+            Some(acceptor) => serve_http(handshake(stream, &acceptor).await?, &source, &requests).await,
+            None => serve_http(stream, &source, &requests).await,
+        }
+    };
+    match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+        Err(_) => tracing::debug!("admin client was not done after {EXCHANGE_TIMEOUT:?}"),
+    }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn handshake(stream: Box<dyn Duplex>, acceptor: &SslAcceptor) -> Result<SslStream<Box<dyn Duplex>>, Failed> {
+    let mut stream = SslStream::new(Ssl::new(acceptor.context())?, stream)?;
+    Pin::new(&mut stream).accept().await?;
+    Ok(stream)
+}
+
+async fn serve_http(stream: impl Duplex, source: &Source, requests: &Sender<Request>) -> Result<(), Failed> {
+    let service = service_fn(|request| respond(request, source, requests));
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_headers(HEADERS_MAX)
@@ -141,11 +191,7 @@ async fn exchange(stream: TcpStream, source: Arc<Source>, requests: Sender<Reque
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-        Err(_) => tracing::debug!("admin client was not done after {EXCHANGE_TIMEOUT:?}"),
-    }
+    Ok(connection.await?)
 }
 
 async fn respond(
@@ -175,6 +221,10 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(methods) = answer.allow {
         headers.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    if let Some(policy) = answer.content_policy {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
     response
 }

@@ -1,9 +1,11 @@
 //! Which answer a request gets; no I/O.
 
-use hyper::header::{HeaderMap, ORIGIN};
+use std::net::IpAddr;
+
+use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::{Method, StatusCode};
 
-use super::status;
+use super::{configuration, page, status};
 use crate::telemetry::exposition::{self, Exposition};
 use crate::telemetry::{Phase, Process, WorkerState};
 
@@ -20,6 +22,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) allow: Option<&'static str>,
+    /// Content-Security-Policy.
+    pub(super) content_policy: Option<&'static str>,
     pub(super) body: String,
     pub(super) request: Option<Request>,
 }
@@ -28,17 +32,24 @@ pub(super) struct Answer {
 pub(super) struct Source {
     pub(super) process: std::sync::Arc<Process>,
     pub(super) exposition: Exposition,
+    /// Any program of this machine can connect, a browser among them.
+    pub(super) is_loopback_http: bool,
 }
 
 /// Answers a request whose body was within bounds.
 pub(super) fn answer(method: &Method, path: &str, headers: &HeaderMap, source: &Source) -> Answer {
     let reads = method == Method::GET || method == Method::HEAD;
+    if source.is_loopback_http && !is_named_locally(headers) {
+        return Answer::text(StatusCode::MISDIRECTED_REQUEST, "ask for 127.0.0.1, [::1] or localhost");
+    }
     match path {
-        "/metrics" | "/livez" | "/readyz" | "/status" if !reads => not_allowed("GET, HEAD"),
+        "/" | "/metrics" | "/livez" | "/readyz" | "/status" | "/config" if !reads => not_allowed("GET, HEAD"),
+        "/" => page(),
         "/metrics" => metrics(source),
         "/livez" => liveness(&source.process),
         "/readyz" => readiness(&source.process),
         "/status" => Answer::json(status::render(&source.process)),
+        "/config" => Answer::json(configuration::render(&source.process)),
         "/drain" if method != Method::POST => not_allowed("POST"),
         // A web page that the operator looks at can make the browser post here, but not without naming its origin.
         "/drain" if headers.contains_key(ORIGIN) => {
@@ -55,11 +66,32 @@ impl Answer {
     /// A line of text.
     pub(super) fn text(status: StatusCode, line: &str) -> Self {
         let content_type = "text/plain; charset=utf-8";
-        Self { status, content_type, allow: None, body: format!("{line}\n"), request: None }
+        Self { status, content_type, allow: None, content_policy: None, body: format!("{line}\n"), request: None }
     }
 
     fn json(body: String) -> Self {
         Self { content_type: "application/json", body, ..Self::text(StatusCode::OK, "") }
+    }
+}
+
+/// Whether the client calls us by an address or as localhost. A web page whose name is made to point here (DNS
+/// rebinding) could otherwise read the answers as if they were its own.
+fn is_named_locally(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+fn page() -> Answer {
+    Answer {
+        content_type: "text/html; charset=utf-8",
+        content_policy: Some(page::content_policy()),
+        body: page::html().to_owned(),
+        ..Answer::text(StatusCode::OK, "")
     }
 }
 
@@ -102,7 +134,7 @@ mod tests {
 
     fn source() -> Source {
         let process = Arc::new(Process::sample(2));
-        Source { exposition: Exposition::new(Arc::clone(&process)), process }
+        Source { exposition: Exposition::new(Arc::clone(&process)), process, is_loopback_http: true }
     }
 
     fn ask(method: Method, path: &str, source: &Source) -> Answer {
@@ -111,7 +143,7 @@ mod tests {
 
     #[test]
     fn unknown_path_is_not_found_whatever_the_method() {
-        for path in ["/", "/metrics/", "/metrics2", "/config", "/reload", "//metrics", "*"] {
+        for path in ["/index.html", "/metrics/", "/metrics2", "/config/", "/reload", "//metrics", "*"] {
             for method in [Method::GET, Method::POST, Method::DELETE] {
                 assert_eq!(ask(method, path, &source()).status, StatusCode::NOT_FOUND, "{path}");
             }
@@ -120,13 +152,28 @@ mod tests {
 
     #[test]
     fn wrong_method_names_the_right_ones_and_does_nothing() {
-        for path in ["/metrics", "/livez", "/readyz", "/status"] {
+        for path in ["/", "/metrics", "/livez", "/readyz", "/status", "/config"] {
             let answer = ask(Method::POST, path, &source());
             assert_eq!((answer.status, answer.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
         }
         let answer = ask(Method::GET, "/drain", &source());
         assert_eq!((answer.status, answer.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
         assert_eq!(answer.request, None);
+    }
+
+    #[test]
+    fn request_under_a_foreign_name_is_refused_on_loopback() {
+        let ask_as = |host: &str, source: &Source| {
+            answer(&Method::GET, "/status", &HeaderMap::from_iter([(HOST, host.parse().unwrap())]), source).status
+        };
+        for host in ["127.0.0.1:9180", "127.0.0.1", "[::1]:9180", "localhost:9180", "LOCALHOST"] {
+            assert_eq!(ask_as(host, &source()), StatusCode::OK, "{host}");
+        }
+        for host in ["evil.example:9180", "127.0.0.1.evil.example", "localhost.evil.example", "", "[evil]"] {
+            assert_eq!(ask_as(host, &source()), StatusCode::MISDIRECTED_REQUEST, "{host}");
+            let socket = Source { is_loopback_http: false, ..source() };
+            assert_eq!(ask_as(host, &socket), StatusCode::OK, "{host}");
+        }
     }
 
     #[test]

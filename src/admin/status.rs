@@ -5,22 +5,47 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::telemetry::{CloseReason, FailureReason, Kind, Label, Process, Version, WorkerMetrics, WorkerView};
+use crate::telemetry::diagnostics;
+use crate::telemetry::{
+    CloseReason, Counter, DialResult, Direction, FailureReason, KeepReason, Kind, Label, Process, RelayPath, RingEvent,
+    TicketIssue, TicketOpening, Version, WorkerMetrics, WorkerView,
+};
+
+/// The version of the document's shape: it grows when a field changes its meaning or goes, not when one is added.
+const STATUS_VERSION: u32 = 1;
 
 /// The document. Times are RFC 3339 in UTC; counts are since the start of the process, over all workers.
 #[derive(Serialize)]
 struct Status<'a> {
+    status_version: u32,
     version: &'a str,
     openssl: &'a str,
     kernel: &'a str,
+    pid: u32,
+    /// When this was read.
+    now: Option<String>,
     started: Option<String>,
     uptime_seconds: u64,
     phase: &'a str,
+    configuration: Configuration,
     ring: Ring<'a>,
     connections: Connections,
     handshakes: Handshakes,
+    backends: Backends,
+    /// Payload bytes by direction, then by how they were moved.
+    relay_bytes: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    kernel_tls: KernelTls<'a>,
+    tickets: Tickets,
     workers: Vec<Worker>,
     listeners: Vec<Listener<'a>>,
+    log_lines_dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Configuration {
+    file: String,
+    sha256: String,
+    loaded: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -41,6 +66,33 @@ struct Handshakes {
     /// By version, then by kind.
     completed: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     failed: BTreeMap<&'static str, u64>,
+    /// Resumptions among the completed ones, 0 to 1; none before the first.
+    resumed_ratio: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Backends {
+    dials: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct KernelTls<'a> {
+    /// Whether a listener asks for it.
+    wanted: bool,
+    /// Why there is none, with what to do about it.
+    absent: Option<&'a str>,
+    known_bugs: &'a [String],
+    /// Directions handed over.
+    promoted: BTreeMap<&'static str, u64>,
+    /// Directions that stayed in userspace to their end, by direction, then by why.
+    kept: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Serialize)]
+struct Tickets {
+    issued: BTreeMap<&'static str, u64>,
+    opened: BTreeMap<&'static str, u64>,
+    ring_events: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +102,8 @@ struct Worker {
     state: &'static str,
     connections_open: i64,
     connections_accepted: u64,
+    handshakes: u64,
+    relay_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -69,41 +123,82 @@ pub(super) fn render(process: &Process) -> String {
 }
 
 fn read(process: &Process) -> Status<'_> {
+    let configuration = process.configuration.load();
     Status {
+        status_version: STATUS_VERSION,
         version: process.version,
         openssl: process.openssl,
         kernel: &process.kernel,
+        pid: std::process::id(),
+        now: rfc3339(SystemTime::now()),
         started: rfc3339(process.started),
         uptime_seconds: process.started_at.elapsed().as_secs(),
         phase: process.phase.get().name(),
+        configuration: Configuration {
+            file: configuration.path.display().to_string(),
+            sha256: configuration.sha256.clone(),
+            loaded: rfc3339(configuration.loaded),
+        },
         ring: Ring { driver: process.driver, flags: process.ring_flags },
         connections: Connections {
             open: process.connections_open(),
             accepted: sum(process, |metrics| metrics.connections_accepted.value()),
-            closed: by_label(|reason: CloseReason| {
-                sum(process, |metrics| metrics.connections_closed.of(reason).value())
+            closed: sums(process, |metrics, reason: CloseReason| metrics.connections_closed.of(reason)),
+        },
+        handshakes: handshakes(process),
+        backends: Backends { dials: sums(process, |metrics, result: DialResult| metrics.dials.of(result)) },
+        relay_bytes: by_label(|direction: Direction| {
+            sums(process, |metrics, path: RelayPath| metrics.relay_bytes.of(direction).of(path))
+        }),
+        kernel_tls: KernelTls {
+            wanted: process.kernel_tls.is_wanted,
+            absent: process.kernel_tls.absent.as_deref(),
+            known_bugs: &process.kernel_tls.known_bugs,
+            promoted: sums(process, |metrics, direction: Direction| metrics.kernel_tls_promoted.of(direction)),
+            kept: by_label(|direction: Direction| {
+                sums(process, |metrics, reason: KeepReason| metrics.kernel_tls_kept.of(direction).of(reason))
             }),
         },
-        handshakes: Handshakes {
-            completed: by_label(|version: Version| {
-                by_label(|kind: Kind| sum(process, |metrics| metrics.handshakes.of(version).of(kind).value()))
-            }),
-            failed: by_label(|reason: FailureReason| {
-                sum(process, |metrics| metrics.handshakes_failed.of(reason).value())
-            }),
+        tickets: Tickets {
+            issued: sums(process, |metrics, result: TicketIssue| metrics.tickets.issued.of(result)),
+            opened: sums(process, |metrics, result: TicketOpening| metrics.tickets.opened.of(result)),
+            ring_events: by_label(|event: RingEvent| process.ticket_ring.events.of(event).value()),
         },
         workers: process.workers.iter().enumerate().map(worker).collect(),
         listeners: process.listeners.iter().map(listener).collect(),
+        log_lines_dropped: diagnostics::dropped_line_count(),
     }
 }
 
+fn handshakes(process: &Process) -> Handshakes {
+    let of_kind = |kind| sum(process, |metrics| completed(metrics, kind));
+    let (full, resumed) = (of_kind(Kind::Full), of_kind(Kind::Resumed));
+    Handshakes {
+        completed: by_label(|version: Version| {
+            sums(process, |metrics, kind: Kind| metrics.handshakes.of(version).of(kind))
+        }),
+        failed: sums(process, |metrics, reason: FailureReason| metrics.handshakes_failed.of(reason)),
+        resumed_ratio: (full + resumed > 0).then(|| resumed as f64 / (full + resumed) as f64),
+    }
+}
+
+fn completed(metrics: &WorkerMetrics, kind: Kind) -> u64 {
+    Version::ALL.iter().map(|version| metrics.handshakes.of(*version).of(kind).value()).sum()
+}
+
 fn worker((index, worker): (usize, &WorkerView)) -> Worker {
+    let metrics = &worker.metrics;
+    let bytes = |direction: &Direction| -> u64 {
+        RelayPath::ALL.iter().map(|path| metrics.relay_bytes.of(*direction).of(*path).value()).sum()
+    };
     Worker {
         index,
         cpu: worker.cpu,
         state: worker.state.get().name(),
-        connections_open: worker.metrics.connections_open.value(),
-        connections_accepted: worker.metrics.connections_accepted.value(),
+        connections_open: metrics.connections_open.value(),
+        connections_accepted: metrics.connections_accepted.value(),
+        handshakes: Kind::ALL.iter().map(|kind| completed(metrics, *kind)).sum(),
+        relay_bytes: Direction::ALL.iter().map(bytes).sum(),
     }
 }
 
@@ -116,6 +211,11 @@ fn listener(view: &crate::telemetry::ListenerView) -> Listener<'_> {
     }
 }
 
+/// The counter of each value of a label, summed over the workers.
+fn sums<L: Label>(process: &Process, cell: impl Fn(&WorkerMetrics, L) -> &Counter) -> BTreeMap<&'static str, u64> {
+    by_label(|label: L| sum(process, |metrics| cell(metrics, label).value()))
+}
+
 fn sum(process: &Process, count: impl Fn(&WorkerMetrics) -> u64) -> u64 {
     process.workers.iter().map(|worker| count(&worker.metrics)).fold(0, u64::wrapping_add)
 }
@@ -125,7 +225,7 @@ fn by_label<L: Label, T>(read: impl Fn(L) -> T) -> BTreeMap<&'static str, T> {
 }
 
 /// None for what the format cannot say: before 1970, or after 9999.
-fn rfc3339(time: SystemTime) -> Option<String> {
+pub(super) fn rfc3339(time: SystemTime) -> Option<String> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
     (seconds <= UNIX_SECONDS_MAX).then(|| humantime::format_rfc3339_seconds(time).to_string())
 }
@@ -152,7 +252,9 @@ mod tests {
         assert_eq!(status["connections"]["open"], 4);
         assert_eq!(status["connections"]["closed"]["idle_timeout"], 2);
         assert_eq!(status["handshakes"]["completed"]["1.2"]["resumed"], 10);
+        assert_eq!(status["handshakes"]["resumed_ratio"], 1.0);
         assert_eq!(status["workers"][1]["connections_open"], 2);
+        assert_eq!(status["workers"][1]["handshakes"], 5);
         assert_eq!(status["workers"][1]["state"], "running");
         assert_eq!(status["listeners"][0]["address"], "127.0.0.1:8443");
         assert_eq!(status["listeners"][0]["certificate_not_after"], "2027-01-15T08:00:00Z");

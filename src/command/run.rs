@@ -59,7 +59,8 @@ fn serve(settings: &Settings, config: &Path) -> Exit {
 
 fn exit_of(error: &ServeError) -> Exit {
     match error {
-        ServeError::Start(StartError::Identity { .. }) | ServeError::Admin(BindError::NotLoopback(_)) => Exit::Failed,
+        ServeError::Start(StartError::Identity { .. })
+        | ServeError::Admin(BindError::NotLoopback(_) | BindError::NotASocket(_) | BindError::Tls(_)) => Exit::Failed,
         ServeError::Worker { source: Ended::Failed(error), .. } => match error {
             WorkerError::Context { .. } | WorkerError::Address(_) => Exit::Failed,
             WorkerError::Pin { .. } | WorkerError::Start { .. } => Exit::Unavailable,

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod diagnostic;
+mod effective;
 mod limit;
 mod near;
 mod raw;
@@ -16,6 +17,7 @@ mod shape;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use schemars::generate::SchemaSettings;
@@ -24,6 +26,7 @@ use toml::Deserializer;
 use toml::de::DeTable;
 
 use crate::server;
+use crate::telemetry::Configuration;
 
 pub use diagnostic::{Diagnostic, Diagnostics, RENDERED_COUNT_MAX, Severity, Style};
 
@@ -71,6 +74,8 @@ pub fn check_bytes(path: &Path, bytes: Vec<u8>) -> Checked {
     let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
     let environment = Environment { directory, now: SystemTime::now(), machine: Machine::read() };
     let (settings, findings) = check_in(&text, &environment);
+    let settings = settings
+        .map(|settings| server::Settings { shown: Arc::new(shown(path, &text, &settings, &environment)), ..settings });
     Checked { settings, diagnostics: Diagnostics::new(path, text, findings) }
 }
 
@@ -80,6 +85,20 @@ pub fn schema() -> String {
     let mut text = serde_json::to_string_pretty(&schema_value()).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// What is shown of a file that was found good.
+fn shown(path: &Path, text: &str, settings: &server::Settings, environment: &Environment) -> Configuration {
+    // It was read as TOML a moment ago; dates, which JSON has not, are in no key.
+    let written = toml::from_str::<serde_json::Value>(text).unwrap_or_default();
+    let effective = effective::effective(&written, &schema_value(), &environment.directory, &settings.workers);
+    let digest = openssl::sha::sha256(text.as_bytes());
+    Configuration {
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        loaded: environment.now,
+        effective,
+    }
 }
 
 fn check_in(text: &str, environment: &Environment) -> (Option<server::Settings>, Vec<Diagnostic>) {
@@ -164,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::backend::ServerAddress;
-    use crate::{ktls, tls, worker};
+    use crate::{admin, ktls, tls, worker};
 
     /// A folder with `edge.crt` and `edge.key`, on a machine with two CPUs.
     fn environment(folder: &TempDir) -> Environment {
@@ -244,7 +263,8 @@ mod tests {
         assert_eq!(settings.drain_timeout, Duration::from_secs(1));
         assert_eq!((&settings.workers.cpus[..], settings.workers.io), (&[1][..], worker::IoDriver::Epoll));
         assert_eq!((settings.workers.connections_max, settings.workers.buffer_bytes_max), (7, 2 << 20));
-        assert_eq!(settings.admin.address, Some("[::1]:9180".parse().unwrap()));
+        assert_eq!(settings.admin.address, Some(admin::Address::Tcp("[::1]:9180".parse().unwrap())));
+        assert_eq!(settings.admin.socket_mode, admin::SocketMode::User);
         assert_eq!(settings.tickets.ring, Some(folder.path().join("ring")));
         assert_eq!((settings.tickets.lifetime, settings.tickets.count), (Duration::ZERO, 1));
         let socket = ServerAddress::Unix(folder.path().join("app.sock"));

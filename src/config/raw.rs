@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::backend::ServerAddress;
-use crate::{ktls, tls, worker};
+use crate::{admin, ktls, tls, worker};
 
 use super::limit;
 use super::scalar::{ByteCount, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
@@ -71,8 +71,26 @@ pub(super) struct Workers {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
-    /// Loopback address of the endpoint; absent: no endpoint.
-    pub(super) address: Field<SocketAddr>,
+    /// Where it listens: an address and a port, or `unix:` and the path of a socket; absent: no endpoint.
+    pub(super) address: Field<admin::Address>,
+    /// Permissions of the unix socket: `0600` for the user of the process, `0660` for its group too.
+    pub(super) socket_mode: Field<admin::SocketMode>,
+    /// TLS with client certificates; required where the address is no loopback address.
+    #[schemars(with = "AdminTls")]
+    pub(super) tls: Option<Spanned<AdminTls>>,
+}
+
+/// TLS of the administration endpoint: TLS 1.3, and every client shows a certificate.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["chain", "key", "client_ca"]))]
+pub(super) struct AdminTls {
+    /// PEM file: the certificate, then its intermediates.
+    pub(super) chain: Field<PathBuf>,
+    /// PEM file: the private key, not encrypted.
+    pub(super) key: Field<PathBuf>,
+    /// PEM file: the authorities whose client certificates are let in.
+    pub(super) client_ca: Field<PathBuf>,
 }
 
 /// Session tickets.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Value};
 
 use crate::backend::ServerAddress;
-use crate::{ktls, tls, worker};
+use crate::{admin, ktls, tls, worker};
 
 use super::cpu;
 use super::near::nearest;
@@ -355,25 +355,40 @@ impl Scalar for IpNet {
     }
 }
 
+/// An address, or the path of a unix socket.
+fn parse_endpoint<T>(value: &Value, tcp: impl Fn(SocketAddr) -> T, unix: impl Fn(PathBuf) -> T) -> Result<T, Mismatch> {
+    let allowed = format!("{ADDRESS_FORM}, or \"unix:/path/to/socket\"");
+    match value {
+        Value::String(text) => match text.strip_prefix("unix:") {
+            Some("") => Err(Mismatch::kind(value, allowed)),
+            Some(path) if path.contains('\0') => Err(Mismatch::kind(value, allowed)),
+            Some(path) => Ok(unix(PathBuf::from(path))),
+            None if text.starts_with('/') => {
+                Err(Mismatch::kind(value, allowed).help(format!("write {}", quote(&format!("unix:{text}")))))
+            }
+            None => SocketAddr::parse(value).map(tcp).map_err(|mismatch| Mismatch { allowed, ..mismatch }),
+        },
+        other => Err(Mismatch::kind(other, allowed)),
+    }
+}
+
 impl Scalar for ServerAddress {
     fn parse(value: &Value) -> Result<Self, Mismatch> {
-        let allowed = format!("{ADDRESS_FORM}, or \"unix:/path/to/socket\"");
-        match value {
-            Value::String(text) => match text.strip_prefix("unix:") {
-                Some("") => Err(Mismatch::kind(value, allowed)),
-                Some(path) if path.contains('\0') => Err(Mismatch::kind(value, allowed)),
-                Some(path) => Ok(Self::Unix(PathBuf::from(path))),
-                None if text.starts_with('/') => {
-                    Err(Mismatch::kind(value, allowed).help(format!("write {}", quote(&format!("unix:{text}")))))
-                }
-                None => SocketAddr::parse(value).map(Self::Tcp).map_err(|mismatch| Mismatch { allowed, ..mismatch }),
-            },
-            other => Err(Mismatch::kind(other, allowed)),
-        }
+        parse_endpoint(value, Self::Tcp, Self::Unix)
     }
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "x-unit": "server" })
+    }
+}
+
+impl Scalar for admin::Address {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        parse_endpoint(value, Self::Tcp, Self::Unix)
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "address or socket" })
     }
 }
 
@@ -393,6 +408,7 @@ macro_rules! choice {
     };
 }
 
+choice!(admin::SocketMode { "0600" => Self::User, "0660" => Self::Group });
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });

@@ -71,7 +71,7 @@ pub fn serve(settings: &Settings) -> Result<(), ServeError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let held = Held::hold().map_err(ServeError::Runtime)?;
     let signals = install_signals(&runtime)?;
-    let endpoint = settings.admin.address.map(admin::Endpoint::bind).transpose()?;
+    let endpoint = admin::Endpoint::bind(&settings.admin)?;
     let server = Server::start(settings)?;
     drop(held);
 

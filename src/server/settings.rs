@@ -1,7 +1,9 @@
 //! The resolved configuration of the process: what `config` builds and everything else is started from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::Configuration;
 use crate::{admin, backend, ticket, worker};
 
 /// Everything that a configuration file decides.
@@ -21,4 +23,6 @@ pub struct Settings {
     pub tracked_clients_max: usize,
     /// How long a drain waits for open connections.
     pub drain_timeout: Duration,
+    /// What is shown of all this.
+    pub shown: Arc<Configuration>,
 }

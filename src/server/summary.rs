@@ -7,7 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use super::settings::Settings;
 use super::start::Server;
-use crate::telemetry::{ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
+use crate::admin;
+use crate::ktls;
+use crate::telemetry::{KernelTlsView, ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
 use crate::worker::{self, Ring};
 
 /// The facts about a process whose workers have just been started.
@@ -37,12 +39,14 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
         listeners: settings.listeners.iter().zip(bound).map(listener).collect(),
         ticket_ring: server.ticket_ring_counters(),
+        kernel_tls: kernel_tls(server),
+        configuration: Arc::clone(&settings.shown).into(),
         phase: PhaseCell::new(),
     }
 }
 
 /// Logs one line about the whole, then one per address that is listened on.
-pub(super) fn log(process: &Process, admin: Option<SocketAddr>) {
+pub(super) fn log(process: &Process, admin: Option<&admin::Address>) {
     let cpus = join(process.workers.iter().map(|worker| worker.cpu.to_string()));
     let listeners = join(process.listeners.iter().map(|listener| format!("{}={}", listener.name, listener.address)));
     tracing::info!(
@@ -62,6 +66,16 @@ pub(super) fn log(process: &Process, admin: Option<SocketAddr>) {
     }
     if let Some(address) = admin {
         tracing::info!(address = %address, "admin listening");
+    }
+}
+
+fn kernel_tls(server: &Server) -> KernelTlsView {
+    let capabilities = server.capabilities();
+    let absence = capabilities.absent.as_ref();
+    KernelTlsView {
+        is_wanted: absence != Some(&ktls::Absence::Unasked),
+        absent: absence.map(|absence| format!("{absence}; {}", absence.remedy())),
+        known_bugs: capabilities.known_bugs.iter().map(|bug| bug.id.to_owned()).collect(),
     }
 }
 

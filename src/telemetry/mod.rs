@@ -2,6 +2,7 @@
 
 pub mod catalog;
 mod cell;
+mod configuration;
 pub mod diagnostics;
 pub mod exposition;
 pub mod kernel_tls;
@@ -11,9 +12,10 @@ mod ticket;
 mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
+pub use configuration::Configuration;
 pub use label::{
     AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RefusalReason, RelayPath, Version,
 };
-pub use process::{ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
+pub use process::{KernelTlsView, ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
 pub use ticket::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
 pub use worker::WorkerMetrics;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+
+use super::configuration::Configuration;
 use super::ticket::RingCounters;
 use super::worker::WorkerMetrics;
 
@@ -32,8 +35,23 @@ pub struct Process {
     pub listeners: Vec<ListenerView>,
     /// What happened to the ticket ring.
     pub ticket_ring: Arc<RingCounters>,
+    /// What the kernel can do for TLS.
+    pub kernel_tls: KernelTlsView,
+    /// What runs.
+    pub configuration: ArcSwap<Configuration>,
     /// What the process is doing.
     pub phase: PhaseCell,
+}
+
+/// What was found out about kernel TLS when the process started.
+#[derive(Clone, Debug, Default)]
+pub struct KernelTlsView {
+    /// Whether a listener asks for it.
+    pub is_wanted: bool,
+    /// Why there is none, with what to do about it.
+    pub absent: Option<String>,
+    /// Published bugs that this kernel has.
+    pub known_bugs: Vec<String>,
 }
 
 /// One worker.
@@ -195,6 +213,8 @@ impl Process {
                 certificate_not_after: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
             }],
             ticket_ring: Arc::default(),
+            kernel_tls: KernelTlsView::default(),
+            configuration: ArcSwap::from_pointee(Configuration::none()),
             phase: PhaseCell::new(),
         }
     }

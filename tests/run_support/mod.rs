@@ -44,6 +44,10 @@ pub(crate) struct Options {
     pub(crate) reader: Reader,
     /// RLIMIT_NOFILE, soft and hard.
     pub(crate) descriptors: Option<(u64, u64)>,
+    /// The keys of `[admin]`, with FOLDER for the folder of the configuration; empty: an address of its own.
+    pub(crate) admin: String,
+    /// More sections, with FOLDER likewise.
+    pub(crate) sections: String,
 }
 
 impl Options {
@@ -57,6 +61,8 @@ impl Options {
             environment: Vec::new(),
             reader: Reader::Stays,
             descriptors: None,
+            admin: String::new(),
+            sections: String::new(),
         }
     }
 }
@@ -94,7 +100,8 @@ impl Proxy {
         write_certificate(directory.path());
         let ports = [Port::reserve(), Port::reserve()];
         let config = directory.path().join("sluice.toml");
-        std::fs::write(&config, configuration(options, &ports)).unwrap();
+        let folder = directory.path().to_str().unwrap();
+        std::fs::write(&config, configuration(options, &ports).replace("FOLDER", folder)).unwrap();
         let mut command = match options.descriptors {
             None => Command::new(env!("CARGO_BIN_EXE_sluice")),
             Some((soft, hard)) => {
@@ -140,6 +147,11 @@ impl Proxy {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Where its files lie.
+    pub(crate) fn folder(&self) -> &Path {
+        self.directory.path()
     }
 
     /// curl, with the arguments after those that make it trust the proxy.
@@ -329,7 +341,12 @@ fn address_in(line: &str) -> SocketAddr {
 
 fn configuration(options: &Options, [port, admin]: &[Port; 2]) -> String {
     let Options { backend, cpus, drain_timeout, .. } = options;
-    let (listen, admin) = (options.listen.unwrap_or(port.address), admin.address);
+    let listen = options.listen.unwrap_or(port.address);
+    let admin = match options.admin.as_str() {
+        "" => format!("address = \"{}\"", admin.address),
+        keys => keys.to_owned(),
+    };
+    let sections = &options.sections;
     format!(
         r#"
 [server]
@@ -338,7 +355,7 @@ drain_timeout = "{drain_timeout}"
 cpus = "{cpus}"
 connections_max = 1000
 [admin]
-address = "{admin}"
+{admin}
 [[listener]]
 name = "edge"
 address = "{listen}"
@@ -349,6 +366,7 @@ certificates = [ {{ chain = "edge.crt", key = "edge.key" }} ]
 [[backend]]
 name = "app"
 servers = ["{backend}"]
+{sections}
 "#
     )
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openssl::ssl::SslVersion;
@@ -16,7 +17,7 @@ use openssl::ssl::SslVersion;
 use super::Exit;
 use crate::guard::Clients;
 use crate::server::{Server, Settings, StartError};
-use crate::telemetry::{Direction, Label};
+use crate::telemetry::{Configuration, Direction, Label};
 use crate::{admin, ktls, ticket, tls, worker};
 
 /// The options of `sluice demo`.
@@ -127,7 +128,7 @@ fn wait_for_stop() -> Result<(), DemoError> {
 fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBuf) -> Settings {
     Settings {
         workers: worker::Settings::for_cpus(vec![0]),
-        admin: admin::Settings { address: None },
+        admin: admin::Settings::default(),
         tickets: ticket::Settings { ring: None, lifetime: Duration::from_secs(3600), count: 2 },
         listeners: vec![worker::ListenerSettings {
             name: "demo".into(),
@@ -155,6 +156,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
         }],
         tracked_clients_max: Clients::TRACKED_MAX,
         drain_timeout: Duration::from_secs(1),
+        shown: Arc::new(Configuration::none()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the file to settings: every value within its bounds, every reference followed, every file looked at.
 
+mod admin;
 mod backend;
 mod certificate;
 mod guard;
@@ -9,9 +10,11 @@ mod worker;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::{admin, server, ticket};
+use crate::telemetry::Configuration;
+use crate::{server, ticket};
 
 use super::cpu::Machine;
 use super::diagnostic::Diagnostic;
@@ -42,7 +45,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let backends = backend::resolve_all(&file.backend, environment, report);
     let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
     backend::warn_unused(&backends, &file.listener, report);
-    let admin = admin(&file.admin, &listeners, report);
+    let admin = admin::resolve(&file.admin, &listeners, environment, report);
     let tickets = tickets(&file.tickets, environment, report);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
@@ -57,33 +60,8 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
         tracked_clients_max: usize::try_from(tracked_clients_max).unwrap_or(usize::MAX),
         drain_timeout,
+        shown: Arc::new(Configuration::none()),
     })
-}
-
-fn admin(raw: &raw::Admin, listeners: &[listener::Resolved], report: &mut Report) -> admin::Settings {
-    let Some((address, span)) = report.get(&raw.address) else {
-        return admin::Settings { address: None };
-    };
-    if !address.ip().is_loopback() {
-        let finding = Diagnostic::error("`admin.address` is not a loopback address")
-            .allowed("allowed: an address in 127.0.0.0/8 or [::1], and a port")
-            .help(format!(
-                "the endpoint has no authentication: write \"127.0.0.1:{}\" and put a proxy with access control before it",
-                address.port()
-            ));
-        report.push_at(finding, &span, format!("found {address}"));
-    }
-    check_port(address, &span, report);
-    for listener in listeners {
-        let Some((other, other_span)) = &listener.address else { continue };
-        if overlaps(address, *other) {
-            let finding = Diagnostic::error(format!("`admin.address` is taken by listener {}", listener.label()))
-                .and_at(other_span.clone(), "first used here")
-                .help("give the admin endpoint a port of its own");
-            report.push_at(finding, &span, format!("{address} again"));
-        }
-    }
-    admin::Settings { address: Some(address) }
 }
 
 fn tickets(raw: &raw::Tickets, environment: &Environment, report: &mut Report) -> ticket::Settings {
