@@ -12,7 +12,10 @@ use std::time::{Instant, SystemTime};
 
 use sluice::telemetry::catalog::{self, LabelValues, MetricKind};
 use sluice::telemetry::exposition::Exposition;
-use sluice::telemetry::{Configuration, KernelTlsView, ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
+use sluice::telemetry::{
+    Configuration, GenerationCell, KernelTlsView, ListenerView, PhaseCell, Process, ReloadView, SnapshotView,
+    WorkerStateCell, WorkerView,
+};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 
@@ -30,7 +33,7 @@ fn reference_page_lists_the_catalogue() {
 fn exposition_is_valid_and_holds_every_metric_of_the_catalogue() {
     let text = Exposition::new(Arc::new(process())).encode().unwrap();
     let families = openmetrics::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert_eq!(openmetrics::value(&text, "sluice_workers{state=\"running\"}"), Some(3.0));
+    assert_eq!(openmetrics::value(&text, "sluice_workers{state=\"starting\"}"), Some(3.0));
     let metrics = catalog::all();
     assert_eq!(families.len(), metrics.len());
     for metric in metrics {
@@ -68,7 +71,18 @@ fn checker_refuses_what_the_format_forbids() {
 }
 
 fn process() -> Process {
-    let worker = |cpu| WorkerView { cpu, metrics: Arc::default(), state: WorkerStateCell::new() };
+    let worker = |cpu| WorkerView {
+        cpu,
+        metrics: Arc::default(),
+        state: WorkerStateCell::new(),
+        generation: GenerationCell::default(),
+    };
+    let listener = ListenerView {
+        name: "edge".to_owned(),
+        address: SocketAddr::from(([127, 0, 0, 1], 8443)),
+        backend: "app".to_owned(),
+        certificate_not_after: SystemTime::now(),
+    };
     Process {
         version: "1.2.3",
         openssl: "OpenSSL \"4\"\\",
@@ -78,16 +92,17 @@ fn process() -> Process {
         started: SystemTime::now(),
         started_at: Instant::now(),
         workers: (0..3).map(worker).collect(),
-        listeners: vec![ListenerView {
-            name: "edge".to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], 8443)),
-            backend: "app".to_owned(),
-            certificate_not_after: SystemTime::now(),
-        }],
+        snapshot: arc_swap::ArcSwap::from_pointee(SnapshotView {
+            generation: 1,
+            published: SystemTime::now(),
+            listeners: vec![listener],
+        }),
+        reloads: ReloadView::default(),
         ticket_ring: std::sync::Arc::default(),
         kernel_tls: KernelTlsView::default(),
         configuration: Arc::new(Configuration::none()).into(),
         phase: PhaseCell::new(),
+        drain: arc_swap::ArcSwapOption::empty(),
     }
 }
 

@@ -5,6 +5,7 @@
 mod run_support;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use run_support::{Backend, Options, Proxy, Reader, openmetrics, wait_until};
@@ -153,7 +154,7 @@ fn log_that_nobody_reads_does_not_stop_the_service_and_what_is_dropped_is_counte
 fn worker_that_cannot_be_pinned_ends_the_start() {
     let files = tempfile::tempdir().unwrap();
     let settings = run_support::settings(files.path(), vec![0, 1023]);
-    let error = server::serve(&settings).unwrap_err();
+    let error = server::serve(&settings, Arc::new(|| panic!("nobody reloads here"))).unwrap_err();
     assert!(matches!(error, ServeError::Worker { index: 1, source: Ended::Failed(_) }), "{error:?}");
     assert!(error.to_string().contains("worker 1 cannot be pinned to CPU 1023"), "{error}");
 }

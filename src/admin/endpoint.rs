@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,12 @@ use openssl::ssl::{Ssl, SslAcceptor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_openssl::SslStream;
 
-use super::listen::{BindError, Socket, SocketFile};
-use super::route::{self, Answer, Request, Source};
+use super::listen::{BindError, Socket, SocketFile, Twin};
+use super::route::{self, Answer, Request, Source, Wanted};
 use super::settings::{Address, Settings};
 use crate::telemetry::Process;
 use crate::telemetry::exposition::Exposition;
@@ -41,6 +43,8 @@ const BODY_BYTES_MAX: usize = 4 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the begin of a connection to the last byte of the answer. Each connection carries one request.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer to a reload waits for its outcome; then the client is told to look at the status.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long accepting rests when descriptors or memory are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -63,6 +67,26 @@ impl Endpoint {
         Ok(Some(Self { socket, address, tls }))
     }
 
+    /// Goes on with a socket that another process has bound to the address of the settings. The file of a unix socket is
+    /// that process's until this one serves.
+    ///
+    /// # Errors
+    /// [`BindError::Tls`].
+    pub fn take_over(settings: &Settings, socket: OwnedFd) -> Result<Option<Self>, BindError> {
+        let Some(address) = &settings.address else { return Ok(None) };
+        let tls = settings.tls.as_ref().map(|tls| tls.load()).transpose()?;
+        let socket = Socket::take_over(socket, address);
+        Ok(Some(Self { socket, address: address.clone(), tls }))
+    }
+
+    /// Its socket once more, for a process that takes over.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn twin(&self) -> io::Result<Twin> {
+        self.socket.twin()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
@@ -75,6 +99,7 @@ impl Endpoint {
     /// # Errors
     /// When the runtime refuses the socket.
     pub async fn serve(self, process: Arc<Process>, requests: Sender<Request>) -> io::Result<()> {
+        self.socket.own_file();
         let acceptor = Acceptor::new(self.socket)?;
         let exposition = Exposition::new(Arc::clone(&process));
         let is_loopback_http = self.tls.is_none() && matches!(self.address, Address::Tcp(_));
@@ -204,12 +229,30 @@ async fn respond(
         Ok(_) => route::answer(&head.method, head.uri.path(), &head.headers, source),
         Err(_) => Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or was cut off"),
     };
-    if let Some(request) = answer.request {
-        tracing::info!(?request, "admin request");
-        // A full queue holds the same request already.
-        let _ = requests.try_send(request);
-    }
+    let answer = match answer.wanted {
+        None => answer,
+        Some(wanted) => grant(wanted, answer, requests).await,
+    };
     Ok(response(answer))
+}
+
+/// Passes on to the control thread what the client wants, and gives the answer: `otherwise` where none came in time.
+async fn grant(wanted: Wanted, otherwise: Answer, requests: &Sender<Request>) -> Answer {
+    tracing::info!(request = ?wanted, "admin request");
+    match wanted {
+        Wanted::Drain => {
+            let _ = requests.send(Request::Drain).await;
+            otherwise
+        }
+        Wanted::Reload => {
+            let (sender, outcome) = oneshot::channel();
+            let _ = requests.send(Request::Reload(sender)).await;
+            match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
+                Ok(Ok(outcome)) => Answer::reloaded(&outcome),
+                Ok(Err(_)) | Err(_) => otherwise,
+            }
+        }
+    }
 }
 
 fn response(answer: Answer) -> Response<Full<Bytes>> {

@@ -3,9 +3,12 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
@@ -25,6 +28,29 @@ pub(super) enum Socket {
 pub(super) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
+    /// Set while the file belongs to another process that has the same socket.
+    is_left: Arc<AtomicBool>,
+}
+
+/// A listening socket once more, for a process that takes over.
+#[derive(Debug)]
+pub struct Twin {
+    socket: OwnedFd,
+    is_left: Option<Arc<AtomicBool>>,
+}
+
+impl Twin {
+    /// The descriptor.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Says that the other process has taken over: the file of a unix socket stays when this process lets go of it.
+    pub fn leave_file(&self) {
+        if let Some(is_left) = &self.is_left {
+            is_left.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Why the admin endpoint could not be bound.
@@ -86,6 +112,36 @@ impl Socket {
                 Ok((Self::Unix(listener, file), address.clone()))
             }
         }
+    }
+}
+
+impl Socket {
+    /// Goes on with a socket that another process has bound.
+    pub(super) fn take_over(socket: OwnedFd, address: &Address) -> Self {
+        match address {
+            Address::Tcp(_) => Self::Tcp(socket.into()),
+            Address::Unix(path) => {
+                let inode = fs::symlink_metadata(path).map_or((0, 0), |file| (file.dev(), file.ino()));
+                let file = SocketFile { path: path.clone(), inode, is_left: Arc::new(AtomicBool::new(true)) };
+                Self::Unix(socket.into(), file)
+            }
+        }
+    }
+
+    /// From now on the file of a unix socket is this process's to remove.
+    pub(super) fn own_file(&self) {
+        if let Self::Unix(_, file) = self {
+            file.is_left.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn twin(&self) -> io::Result<Twin> {
+        Ok(match self {
+            Self::Tcp(listener) => Twin { socket: listener.try_clone()?.into(), is_left: None },
+            Self::Unix(listener, file) => {
+                Twin { socket: listener.try_clone()?.into(), is_left: Some(Arc::clone(&file.is_left)) }
+            }
+        })
     }
 }
 
@@ -178,7 +234,10 @@ fn bind_unix(path: &Path, mode: SocketMode) -> io::Result<(UnixListener, SocketF
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| fs::symlink_metadata(path));
     match placed {
-        Ok(metadata) => Ok((listener, SocketFile { path: path.to_owned(), inode: (metadata.dev(), metadata.ino()) })),
+        Ok(metadata) => {
+            let inode = (metadata.dev(), metadata.ino());
+            Ok((listener, SocketFile { path: path.to_owned(), inode, is_left: Arc::default() }))
+        }
         Err(error) => {
             let _ = fs::remove_file(&temporary);
             Err(error)
@@ -193,7 +252,7 @@ pub const TEMPORARY_SUFFIX_BYTES_MAX: usize = 8;
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.inode);
-        if is_ours {
+        if is_ours && !self.is_left.load(Ordering::Relaxed) {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -4,16 +4,50 @@ use std::net::IpAddr;
 
 use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::{Method, StatusCode};
+use tokio::sync::oneshot;
 
 use super::{configuration, page, status};
 use crate::telemetry::exposition::{self, Exposition};
 use crate::telemetry::{Phase, Process, WorkerState};
 
 /// What an admin client asks the control thread to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Request {
     /// Stop accepting, let open connections end, then exit.
     Drain,
+    /// Read the configuration anew, and say what came of it.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// What came of a reload.
+#[derive(Clone, Debug)]
+pub enum Reloaded {
+    /// The configuration is in service.
+    Applied {
+        /// Its number.
+        generation: u64,
+        /// What the operator should look at, one line each.
+        warnings: Vec<String>,
+    },
+    /// The configuration has errors; the former one stays in service.
+    Refused {
+        /// The errors, one line each.
+        lines: Vec<String>,
+        /// The errors with the lines of the file.
+        rendered: String,
+    },
+    /// Something else stood in the way; the former configuration stays in service.
+    Failed {
+        /// What.
+        reason: String,
+    },
+}
+
+/// What the control thread is to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Drain,
+    Reload,
 }
 
 /// The answer to one HTTP request, and what follows from it.
@@ -25,7 +59,7 @@ pub(super) struct Answer {
     /// Content-Security-Policy.
     pub(super) content_policy: Option<&'static str>,
     pub(super) body: String,
-    pub(super) request: Option<Request>,
+    pub(super) wanted: Option<Wanted>,
 }
 
 /// What the answers are made from.
@@ -50,14 +84,19 @@ pub(super) fn answer(method: &Method, path: &str, headers: &HeaderMap, source: &
         "/readyz" => readiness(&source.process),
         "/status" => Answer::json(status::render(&source.process)),
         "/config" => Answer::json(configuration::render(&source.process)),
-        "/drain" if method != Method::POST => not_allowed("POST"),
+        "/drain" | "/reload" if method != Method::POST => not_allowed("POST"),
         // A web page that the operator looks at can make the browser post here, but not without naming its origin.
-        "/drain" if headers.contains_key(ORIGIN) => {
+        "/drain" | "/reload" if headers.contains_key(ORIGIN) => {
             Answer::text(StatusCode::FORBIDDEN, "requests from web pages are refused")
         }
         "/drain" => {
-            Answer { request: Some(Request::Drain), ..Answer::text(StatusCode::ACCEPTED, Phase::Draining.name()) }
+            Answer { wanted: Some(Wanted::Drain), ..Answer::text(StatusCode::ACCEPTED, Phase::Draining.name()) }
         }
+        // The answer of one that nobody waits for any longer.
+        "/reload" => Answer {
+            wanted: Some(Wanted::Reload),
+            ..Answer::text(StatusCode::ACCEPTED, "the reload takes long: /status tells how it ends")
+        },
         _ => Answer::text(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -66,7 +105,26 @@ impl Answer {
     /// A line of text.
     pub(super) fn text(status: StatusCode, line: &str) -> Self {
         let content_type = "text/plain; charset=utf-8";
-        Self { status, content_type, allow: None, content_policy: None, body: format!("{line}\n"), request: None }
+        Self { status, content_type, allow: None, content_policy: None, body: format!("{line}\n"), wanted: None }
+    }
+
+    /// What came of a reload, for people to read.
+    pub(super) fn reloaded(outcome: &Reloaded) -> Self {
+        match outcome {
+            Reloaded::Applied { generation, warnings } => {
+                let warnings: String = warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+                Self::text(StatusCode::OK, &format!("reloaded: generation {generation}{warnings}"))
+            }
+            Reloaded::Refused { rendered, .. } => {
+                let rendered = rendered.trim_end();
+                let line = format!("{rendered}\nreload refused: the former configuration stays in service");
+                Self::text(StatusCode::UNPROCESSABLE_ENTITY, &line)
+            }
+            Reloaded::Failed { reason } => {
+                let line = format!("{reason}\nreload failed: the former configuration stays in service");
+                Self::text(StatusCode::SERVICE_UNAVAILABLE, &line)
+            }
+        }
     }
 
     fn json(body: String) -> Self {
@@ -119,6 +177,9 @@ fn liveness(process: &Process) -> Answer {
 
 fn readiness(process: &Process) -> Answer {
     match process.phase.get() {
+        Phase::Serving if process.worker_count(WorkerState::Starting) > 0 => {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, "starting")
+        }
         Phase::Serving if process.worker_count(WorkerState::Running) > 0 => Answer::text(StatusCode::OK, "ok"),
         Phase::Serving => Answer::text(StatusCode::SERVICE_UNAVAILABLE, "no worker runs"),
         phase => Answer::text(StatusCode::SERVICE_UNAVAILABLE, phase.name()),
@@ -143,7 +204,7 @@ mod tests {
 
     #[test]
     fn unknown_path_is_not_found_whatever_the_method() {
-        for path in ["/index.html", "/metrics/", "/metrics2", "/config/", "/reload", "//metrics", "*"] {
+        for path in ["/index.html", "/metrics/", "/metrics2", "/config/", "//metrics", "*"] {
             for method in [Method::GET, Method::POST, Method::DELETE] {
                 assert_eq!(ask(method, path, &source()).status, StatusCode::NOT_FOUND, "{path}");
             }
@@ -156,9 +217,11 @@ mod tests {
             let answer = ask(Method::POST, path, &source());
             assert_eq!((answer.status, answer.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
         }
-        let answer = ask(Method::GET, "/drain", &source());
-        assert_eq!((answer.status, answer.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
-        assert_eq!(answer.request, None);
+        for path in ["/drain", "/reload"] {
+            let answer = ask(Method::GET, path, &source());
+            assert_eq!((answer.status, answer.allow), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
+            assert_eq!(answer.wanted, None);
+        }
     }
 
     #[test]
@@ -177,12 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn drain_from_a_web_page_is_refused() {
+    fn drain_and_reload_from_a_web_page_are_refused() {
         let headers = HeaderMap::from_iter([(ORIGIN, "http://127.0.0.1:9180".parse().unwrap())]);
-        let answer = answer(&Method::POST, "/drain", &headers, &source());
-        assert_eq!((answer.status, answer.request), (StatusCode::FORBIDDEN, None));
-        let answer = ask(Method::POST, "/drain", &source());
-        assert_eq!((answer.status, answer.request), (StatusCode::ACCEPTED, Some(Request::Drain)));
+        for (path, wanted) in [("/drain", Wanted::Drain), ("/reload", Wanted::Reload)] {
+            let refused = answer(&Method::POST, path, &headers, &source());
+            assert_eq!((refused.status, refused.wanted), (StatusCode::FORBIDDEN, None));
+            let granted = ask(Method::POST, path, &source());
+            assert_eq!((granted.status, granted.wanted), (StatusCode::ACCEPTED, Some(wanted)));
+        }
     }
 
     #[test]
@@ -195,6 +260,14 @@ mod tests {
         assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::OK);
         source.process.workers[1].state.set(WorkerState::Failed);
         assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn readiness_waits_for_every_worker() {
+        let source = source();
+        source.process.workers[1].state.set(WorkerState::Starting);
+        let answer = ask(Method::GET, "/readyz", &source);
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "starting\n"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The admin endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Where it listens; none: no endpoint.
     pub address: Option<Address>,
@@ -35,7 +35,7 @@ pub enum SocketMode {
 }
 
 /// TLS of the admin endpoint; every client must show a certificate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// PEM: the certificate, then its intermediates.
     pub chain: PathBuf,

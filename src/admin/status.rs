@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::telemetry::diagnostics;
 use crate::telemetry::{
-    CloseReason, Counter, DialResult, Direction, FailureReason, KeepReason, Kind, Label, Process, RelayPath, RingEvent,
-    TicketIssue, TicketOpening, Version, WorkerMetrics, WorkerView,
+    CloseReason, Counter, DialResult, Direction, DrainView, FailureReason, KeepReason, Kind, Label, ListenerView,
+    Process, RelayPath, ReloadResult, RingEvent, SnapshotView, TicketIssue, TicketOpening, Version, WorkerMetrics,
+    WorkerState, WorkerView,
 };
 
 /// The version of the document's shape: it grows when a field changes its meaning or goes, not when one is added.
@@ -28,6 +29,8 @@ struct Status<'a> {
     uptime_seconds: u64,
     phase: &'a str,
     configuration: Configuration,
+    /// None while no drain is under way.
+    drain: Option<Drain>,
     ring: Ring<'a>,
     connections: Connections,
     handshakes: Handshakes,
@@ -37,15 +40,42 @@ struct Status<'a> {
     kernel_tls: KernelTls<'a>,
     tickets: Tickets,
     workers: Vec<Worker>,
-    listeners: Vec<Listener<'a>>,
+    listeners: Vec<Listener>,
     log_lines_dropped: u64,
 }
 
+/// Which configuration is in service.
 #[derive(Serialize)]
 struct Configuration {
     file: String,
     sha256: String,
     loaded: Option<String>,
+    generation: u64,
+    published: Option<String>,
+    /// By how they ended.
+    reloads: BTreeMap<&'static str, u64>,
+    last_reload: Option<LastReload>,
+}
+
+/// How far a drain is.
+#[derive(Serialize)]
+struct Drain {
+    cause: &'static str,
+    since: Option<String>,
+    /// Until what is still open is cut.
+    seconds_left: u64,
+    connections_open: i64,
+    connections_cut: u64,
+    workers_left: usize,
+}
+
+#[derive(Serialize)]
+struct LastReload {
+    at: Option<String>,
+    cause: &'static str,
+    result: &'static str,
+    /// Warnings, or what stood in the way.
+    details: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +130,8 @@ struct Worker {
     index: usize,
     cpu: usize,
     state: &'static str,
+    /// Of the configuration that it serves; 0 until it serves.
+    generation: u64,
     connections_open: i64,
     connections_accepted: u64,
     handshakes: u64,
@@ -107,10 +139,10 @@ struct Worker {
 }
 
 #[derive(Serialize)]
-struct Listener<'a> {
-    name: &'a str,
+struct Listener {
+    name: String,
     address: String,
-    backend: &'a str,
+    backend: String,
     certificate_not_after: Option<String>,
 }
 
@@ -123,7 +155,7 @@ pub(super) fn render(process: &Process) -> String {
 }
 
 fn read(process: &Process) -> Status<'_> {
-    let configuration = process.configuration.load();
+    let snapshot = process.snapshot.load();
     Status {
         status_version: STATUS_VERSION,
         version: process.version,
@@ -134,11 +166,8 @@ fn read(process: &Process) -> Status<'_> {
         started: rfc3339(process.started),
         uptime_seconds: process.started_at.elapsed().as_secs(),
         phase: process.phase.get().name(),
-        configuration: Configuration {
-            file: configuration.path.display().to_string(),
-            sha256: configuration.sha256.clone(),
-            loaded: rfc3339(configuration.loaded),
-        },
+        configuration: configuration(process, &snapshot),
+        drain: process.drain.load().as_ref().map(|view| drain(process, view)),
         ring: Ring { driver: process.driver, flags: process.ring_flags },
         connections: Connections {
             open: process.connections_open(),
@@ -165,7 +194,7 @@ fn read(process: &Process) -> Status<'_> {
             ring_events: by_label(|event: RingEvent| process.ticket_ring.events.of(event).value()),
         },
         workers: process.workers.iter().enumerate().map(worker).collect(),
-        listeners: process.listeners.iter().map(listener).collect(),
+        listeners: snapshot.listeners.iter().map(listener).collect(),
         log_lines_dropped: diagnostics::dropped_line_count(),
     }
 }
@@ -195,6 +224,7 @@ fn worker((index, worker): (usize, &WorkerView)) -> Worker {
         index,
         cpu: worker.cpu,
         state: worker.state.get().name(),
+        generation: worker.generation.get(),
         connections_open: metrics.connections_open.value(),
         connections_accepted: metrics.connections_accepted.value(),
         handshakes: Kind::ALL.iter().map(|kind| completed(metrics, *kind)).sum(),
@@ -202,11 +232,42 @@ fn worker((index, worker): (usize, &WorkerView)) -> Worker {
     }
 }
 
-fn listener(view: &crate::telemetry::ListenerView) -> Listener<'_> {
+fn configuration(process: &Process, snapshot: &SnapshotView) -> Configuration {
+    let running = process.configuration.load();
+    let last = process.reloads.last().map(|last| LastReload {
+        at: rfc3339(last.at),
+        cause: last.cause,
+        result: last.result.label(),
+        details: last.details.clone(),
+    });
+    Configuration {
+        file: running.path.display().to_string(),
+        sha256: running.sha256.clone(),
+        loaded: rfc3339(running.loaded),
+        generation: snapshot.generation,
+        published: rfc3339(snapshot.published),
+        reloads: by_label(|result: ReloadResult| process.reloads.results.of(result).value()),
+        last_reload: last,
+    }
+}
+
+fn drain(process: &Process, view: &DrainView) -> Drain {
+    let elapsed = view.since.elapsed().unwrap_or_default();
+    Drain {
+        cause: view.cause,
+        since: rfc3339(view.since),
+        seconds_left: view.timeout.saturating_sub(elapsed).as_secs(),
+        connections_open: process.connections_open(),
+        connections_cut: process.connections_cut(),
+        workers_left: process.worker_count(WorkerState::Running),
+    }
+}
+
+fn listener(view: &ListenerView) -> Listener {
     Listener {
-        name: &view.name,
+        name: view.name.clone(),
         address: view.address.to_string(),
-        backend: &view.backend,
+        backend: view.backend.clone(),
         certificate_not_after: rfc3339(view.certificate_not_after),
     }
 }
@@ -260,6 +321,8 @@ mod tests {
         assert_eq!(status["listeners"][0]["certificate_not_after"], "2027-01-15T08:00:00Z");
         assert_eq!(status["ring"]["flags"][1], "DEFER_TASKRUN");
         assert_eq!(status["phase"], "serving");
+        assert_eq!(status["configuration"]["generation"], 1);
+        assert_eq!(status["configuration"]["last_reload"], serde_json::Value::Null);
         assert_eq!(status["started"], "2023-11-14T22:13:20Z");
     }
 

@@ -2,11 +2,12 @@
 
 use std::env;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{ConfigOption, Exit, print_diagnostics};
 use crate::admin::BindError;
-use crate::config;
-use crate::server::{self, Ended, ServeError, Settings, StartError};
+use crate::config::{self, Severity, Style};
+use crate::server::{self, Ended, Reading, ServeError, Settings, StartError, Unusable};
 use crate::telemetry::diagnostics::{self, Format};
 use crate::worker::WorkerError;
 
@@ -47,7 +48,8 @@ pub fn run(arguments: &Arguments) -> Exit {
 
 fn serve(settings: &Settings, config: &Path) -> Exit {
     tracing::info!(config = %config.display(), "configuration loaded");
-    match server::serve(settings) {
+    let file = config.to_owned();
+    match server::serve(settings, Arc::new(move || reread(&file))) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             let exit = exit_of(&error);
@@ -57,15 +59,30 @@ fn serve(settings: &Settings, config: &Path) -> Exit {
     }
 }
 
+/// Reads the configuration for a reload.
+fn reread(file: &Path) -> Result<Reading, Unusable> {
+    let config::Checked { settings, diagnostics } = config::check(file);
+    let lines = |severity| {
+        let findings = diagnostics.iter().filter(move |finding| finding.severity == severity);
+        findings.map(|finding| diagnostics.line(finding)).collect()
+    };
+    match settings {
+        Some(settings) => Ok(Reading { settings, warnings: lines(Severity::Warning) }),
+        None => Err(Unusable { lines: lines(Severity::Error), rendered: diagnostics.render(Style::Plain) }),
+    }
+}
+
 fn exit_of(error: &ServeError) -> Exit {
     match error {
-        ServeError::Start(StartError::Identity { .. })
+        ServeError::Start(StartError::Identity { .. } | StartError::Listener(_))
         | ServeError::Admin(BindError::NotLoopback(_) | BindError::NotASocket(_) | BindError::Tls(_)) => Exit::Failed,
         ServeError::Worker { source: Ended::Failed(error), .. } => match error {
             WorkerError::Context { .. } | WorkerError::Address(_) => Exit::Failed,
             WorkerError::Pin { .. } | WorkerError::Start { .. } => Exit::Unavailable,
         },
-        ServeError::Start(_) | ServeError::Admin(_) | ServeError::Runtime(_) => Exit::Unavailable,
+        ServeError::Start(_) | ServeError::Admin(_) | ServeError::Runtime(_) | ServeError::Inherit(_) => {
+            Exit::Unavailable
+        }
         ServeError::Worker { source: Ended::Panicked, .. }
         | ServeError::WorkerLeft { .. }
         | ServeError::Stuck { .. } => Exit::Internal,

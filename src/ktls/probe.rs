@@ -56,6 +56,11 @@ impl Capabilities {
         Self::absent("", Absence::Unasked)
     }
 
+    /// Whether the kernel was asked.
+    pub fn is_asked(&self) -> bool {
+        self.absent != Some(Absence::Unasked)
+    }
+
     /// Those of a kernel without TLS.
     pub fn absent(kernel: &str, absence: Absence) -> Self {
         Self {

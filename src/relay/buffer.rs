@@ -24,7 +24,7 @@ pub struct BufferPool {
     small: RefCell<Vec<Storage>>,
     large: RefCell<Vec<Storage>>,
     large_lent: Cell<usize>,
-    large_lent_max: usize,
+    large_lent_max: Cell<usize>,
 }
 
 /// A borrowed buffer; dropped, it goes back to its pool.
@@ -71,13 +71,18 @@ impl BufferPool {
             small: RefCell::default(),
             large: RefCell::default(),
             large_lent: Cell::new(0),
-            large_lent_max: large_bytes_max / LARGE_LEN,
+            large_lent_max: Cell::new(large_bytes_max / LARGE_LEN),
         })
+    }
+
+    /// Sets the bound of what is lent in large buffers; what is lent already beyond it comes back in its time.
+    pub fn set_large_bytes_max(&self, large_bytes_max: usize) {
+        self.large_lent_max.set(large_bytes_max / LARGE_LEN);
     }
 
     /// Lends a buffer. Its content is whatever its last borrower left there.
     pub fn take(self: &Rc<Self>, size: Size) -> Buffer {
-        let is_large = size == Size::Large && self.large_lent.get() < self.large_lent_max;
+        let is_large = size == Size::Large && self.large_lent.get() < self.large_lent_max.get();
         let (kept, len) = if is_large { (&self.large, LARGE_LEN) } else { (&self.small, SMALL_LEN) };
         if is_large {
             self.large_lent.set(self.large_lent.get() + 1);

@@ -1,4 +1,4 @@
-//! The control thread: starts everything, then obeys signals and the admin endpoint, and watches over the workers.
+//! The control thread: starts everything, then obeys signals and the admin endpoint, and watches over workers and files.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -6,23 +6,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 
-use super::settings::Settings;
+use super::inherit::{InheritError, Inherited};
+use super::notify;
+use super::reload::Reloads;
+use super::settings::{Reader, Settings};
 use super::signal::{Asked, Held, Signals};
 use super::start::{Ended, Server, StartError};
+use super::succession::{Door, Succession};
 use super::tickets::MAINTENANCE_INTERVAL;
+use super::upgrade::Invocation;
+use super::watch::Watch;
 use super::{limit, summary};
 use crate::admin;
-use crate::telemetry::{Phase, Process, WorkerState};
+use crate::telemetry::{DrainView, Phase, Process, WorkerState};
+use crate::worker::Notice;
 
 /// How often the control thread looks after the workers.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a drain tells how far it is.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// What a worker gets beyond the end of a drain to end by itself; then the process ends without it.
 const STUCK_GRACE: Duration = Duration::from_secs(5);
-/// Requests of admin clients that wait for the control loop; they all ask for the same.
+/// Requests of admin clients that wait for the control loop.
 const REQUESTS_MAX: usize = 4;
 
 /// Why the process ended, other than on request.
@@ -31,6 +38,9 @@ pub enum ServeError {
     /// Configuration or machine: nothing was served.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Whoever started the process: what it was to inherit; nothing was served.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
     /// Configuration or machine: the admin endpoint; nothing was served.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
@@ -60,28 +70,32 @@ pub enum ServeError {
     },
 }
 
-/// Starts the proxy and serves until it is told to end by SIGTERM, SIGINT or the admin endpoint. The calling thread
-/// becomes the control thread; on success every worker has ended.
+/// Starts the proxy and serves until it is told to end by SIGTERM, SIGINT or the admin endpoint; `reader` reads the
+/// configuration anew for each reload. The calling thread becomes the control thread; on success every worker has ended.
 ///
 /// # Errors
 /// [`ServeError`]. Only after [`ServeError::Stuck`] a worker may still run: the process should exit then.
-pub fn serve(settings: &Settings) -> Result<(), ServeError> {
+pub fn serve(settings: &Settings, reader: Reader) -> Result<(), ServeError> {
     let started = (SystemTime::now(), Instant::now());
+    let invocation = Invocation::current();
     limit::raise_descriptors(settings);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let held = Held::hold().map_err(ServeError::Runtime)?;
     let signals = install_signals(&runtime)?;
-    let endpoint = admin::Endpoint::bind(&settings.admin)?;
-    let server = Server::start(settings)?;
+    let mut inherited = Inherited::take()?;
+    let endpoint = match inherited.take_admin(settings.admin.address.as_ref()) {
+        Some(socket) => admin::Endpoint::take_over(&settings.admin, socket)?,
+        None => admin::Endpoint::bind(&settings.admin)?,
+    };
+    let server = Server::start_with(settings, &mut inherited)?;
     drop(held);
 
     let process = Arc::new(summary::process(settings, &server, started));
     summary::log(&process, endpoint.as_ref().map(admin::Endpoint::address));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    if let Some(endpoint) = endpoint {
-        runtime.spawn(run_endpoint(endpoint, Arc::clone(&process), sender));
-    }
-    let control = Control::new(server, process, settings.drain_timeout);
+    let door = endpoint.map(|endpoint| Door::new(endpoint, sender)).unwrap_or_default();
+    let succession = Succession::new(invocation, inherited.finish());
+    let control = Control::new(server, process, settings.drain_timeout, reader, succession, door);
     runtime.block_on(control.run(signals, requests))
 }
 
@@ -90,31 +104,40 @@ fn install_signals(runtime: &Runtime) -> Result<Signals, ServeError> {
     Signals::install().map_err(ServeError::Runtime)
 }
 
-async fn run_endpoint(endpoint: admin::Endpoint, process: Arc<Process>, sender: mpsc::Sender<admin::Request>) {
-    if let Err(error) = endpoint.serve(process, sender).await {
-        tracing::error!(%error, "the admin endpoint failed; connections are served on");
-    }
-}
-
-struct Control {
-    server: Server,
-    process: Arc<Process>,
-    drain_timeout: Duration,
+pub(super) struct Control {
+    pub(super) server: Server,
+    pub(super) process: Arc<Process>,
+    pub(super) drain_timeout: Duration,
+    pub(super) reloads: Reloads,
+    pub(super) watch: Watch,
+    pub(super) succession: Succession,
+    pub(super) door: Door,
     /// A signal to stop has come; the next one means at once.
     is_told_to_stop: bool,
     /// When the process ends even if a worker does not.
     deadline: Option<Instant>,
-    progress_due: Instant,
+    pub(super) progress_due: Instant,
     /// The first failure.
     failure: Option<ServeError>,
 }
 
 impl Control {
-    fn new(server: Server, process: Arc<Process>, drain_timeout: Duration) -> Self {
+    fn new(
+        server: Server,
+        process: Arc<Process>,
+        drain_timeout: Duration,
+        reader: Reader,
+        succession: Succession,
+        door: Door,
+    ) -> Self {
         Self {
             server,
             process,
             drain_timeout,
+            reloads: Reloads::new(reader),
+            watch: Watch::idle(),
+            succession,
+            door,
             is_told_to_stop: false,
             deadline: None,
             progress_due: Instant::now(),
@@ -125,10 +148,20 @@ impl Control {
     async fn run(mut self, mut signals: Signals, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         let mut tickets = tokio::time::interval(MAINTENANCE_INTERVAL);
+        let mut notices = self.server.take_notices();
+        let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
+        self.watch = Watch::new();
+        self.watch.follow(self.server.stamps().clone());
+        self.open_door();
         loop {
             tokio::select! {
                 asked = signals.next() => self.obey(asked),
-                Some(admin::Request::Drain) = requests.recv() => self.drain("admin"),
+                Some(request) = requests.recv() => self.grant(request),
+                Some((worker, notice)) = next(&mut notices) => self.note(worker, notice),
+                finished = self.reloads.prepared() => self.finish_reading(finished),
+                () = self.watch.event() => {}
+                upgraded = self.succession.ended() => self.finish_upgrade(upgraded),
+                () = due(&mut watchdog) => notify::alive(),
                 _ = tickets.tick() => self.server.maintain_tickets(),
                 _ = watch.tick() => {
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
@@ -145,9 +178,15 @@ impl Control {
             // After a drain that the admin endpoint began, the first signal changes nothing: service managers send it
             // behind their own drain request.
             Asked::Stop(signal) => self.drain(signal),
-            Asked::NotSupported { signal, meaning } => {
-                tracing::warn!(%signal, "{meaning} is not supported yet: nothing was done");
-            }
+            Asked::Reload(signal) => self.reload(signal, None),
+            Asked::Upgrade(signal) => self.upgrade(signal),
+        }
+    }
+
+    fn grant(&mut self, request: admin::Request) {
+        match request {
+            admin::Request::Drain => self.drain("admin"),
+            admin::Request::Reload(answer) => self.reload("admin", Some(answer)),
         }
     }
 
@@ -158,21 +197,33 @@ impl Control {
         }
         let (open, timeout) = (self.process.connections_open(), self.drain_timeout);
         tracing::info!(%cause, open, ?timeout, "draining: accepting has ended, open connections may go on");
-        self.end_within(Phase::Draining, timeout);
+        self.begin_drain(cause);
+        self.end_within(timeout);
         self.progress_due = Instant::now() + PROGRESS_INTERVAL;
     }
 
     fn stop(&mut self, cause: &'static str) {
         if self.process.phase.get() != Phase::Stopping {
             tracing::warn!(%cause, open = self.process.connections_open(), "stopping: open connections are cut");
-            self.end_within(Phase::Stopping, Duration::ZERO);
+            self.process.phase.set(Phase::Stopping);
+            self.end_within(Duration::ZERO);
         }
     }
 
-    fn end_within(&mut self, phase: Phase, timeout: Duration) {
-        // The phase first, so that readiness is off before the first connection is refused.
-        self.process.phase.set(phase);
+    fn end_within(&mut self, timeout: Duration) {
+        notify::stopping();
         self.server.drain(timeout);
+        self.deadline_within(timeout);
+    }
+
+    /// Readiness off, before the first connection is refused.
+    pub(super) fn begin_drain(&self, cause: &'static str) {
+        self.process.phase.set(Phase::Draining);
+        let view = DrainView { cause, since: SystemTime::now(), timeout: self.drain_timeout };
+        self.process.drain.store(Some(Arc::new(view)));
+    }
+
+    pub(super) fn deadline_within(&mut self, timeout: Duration) {
         self.deadline = Instant::now().checked_add(timeout.saturating_add(STUCK_GRACE));
     }
 
@@ -180,9 +231,16 @@ impl Control {
         for (index, ended) in self.server.reap() {
             self.note_end(index, ended);
         }
+        self.look_after_adoption(now);
+        self.look_after_upgrade();
+        let may_swap = self.process.phase.get() == Phase::Serving && !self.reloads.is_busy();
+        if may_swap && !self.succession.is_under_way() && self.watch.is_due(now) {
+            self.swap_certificates();
+        }
         let left = self.server.worker_count();
         if left == 0 {
-            tracing::info!(uptime = ?self.process.started_at.elapsed(), "every worker has ended");
+            let cut = self.process.connections_cut();
+            tracing::info!(uptime = ?self.process.started_at.elapsed(), cut, "every worker has ended");
             return ControlFlow::Break(self.failure.take().map_or(Ok(()), Err));
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
@@ -210,6 +268,18 @@ impl Control {
             self.stop("a worker could not start");
         }
         self.failure.get_or_insert(error);
+    }
+}
+
+async fn next(notices: &mut Option<UnboundedReceiver<(usize, Notice)>>) -> Option<(usize, Notice)> {
+    notices.as_mut()?.recv().await
+}
+
+/// Waits for the next tick of an interval; forever where there is none.
+async fn due(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -243,7 +313,10 @@ mod tests {
 
     fn control(threads: Vec<Thread>) -> Control {
         let process = Arc::new(Process::sample(threads.len()));
-        Control::new(Server::over_threads(threads), process, Duration::from_secs(60))
+        let reader: Reader = Arc::new(|| panic!("nobody reloads here"));
+        let succession = Succession::new(Invocation::current(), None);
+        let server = Server::over_threads(threads);
+        Control::new(server, process, Duration::from_secs(60), reader, succession, Door::default())
     }
 
     /// Looks after the workers until `condition` holds or the loop ends.
@@ -335,13 +408,5 @@ mod tests {
         assert!(control.look_after_workers(late - Duration::from_secs(1)).is_continue());
         let ended = control.look_after_workers(late);
         assert!(matches!(ended, ControlFlow::Break(Err(ServeError::Stuck { count: 1 }))));
-    }
-
-    #[test]
-    fn signal_that_is_not_supported_changes_nothing() {
-        let (_stop, good) = idle();
-        let mut control = control(vec![good]);
-        control.obey(Asked::NotSupported { signal: "SIGHUP", meaning: "reload" });
-        assert_eq!((control.process.phase.get(), control.deadline), (Phase::Serving, None));
     }
 }

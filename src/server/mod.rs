@@ -1,16 +1,27 @@
-//! The life of the process: listeners, workers, signals.
+//! The life of the process: listeners, workers, signals, reloads, upgrades.
 
 mod control;
+mod handover;
+mod inherit;
 mod limit;
+mod notify;
+mod reload;
 mod settings;
 mod signal;
+mod snapshot;
+mod sockets;
 mod start;
+mod succession;
 mod summary;
 mod tickets;
+mod upgrade;
+mod watch;
 
 pub(crate) use limit::needed as descriptors_needed;
-pub(crate) use start::LISTEN_BACKLOG;
+pub(crate) use sockets::LISTEN_BACKLOG;
 
 pub use control::{ServeError, serve};
-pub use settings::Settings;
+pub use handover::HandoverError;
+pub use inherit::InheritError;
+pub use settings::{Reader, Reading, Settings, Unusable};
 pub use start::{Ended, Server, StartError};

@@ -26,3 +26,41 @@ pub struct Settings {
     /// What is shown of all this.
     pub shown: Arc<Configuration>,
 }
+
+/// Reads the configuration anew; called for each reload, on a thread of its own.
+pub type Reader = Arc<dyn Fn() -> Result<Reading, Unusable> + Send + Sync>;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// What it comes to.
+    pub settings: Settings,
+    /// What the operator should look at, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Clone, Debug)]
+pub struct Unusable {
+    /// Every error, one line each, for the log.
+    pub lines: Vec<String>,
+    /// The same as `sluice check` shows it.
+    pub rendered: String,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Settings with nothing to serve, for tests.
+    pub(super) fn sample(worker_count: usize) -> Self {
+        Self {
+            workers: worker::Settings::for_cpus((0..worker_count).collect()),
+            admin: admin::Settings::default(),
+            tickets: ticket::Settings { ring: None, lifetime: Duration::ZERO, count: 1 },
+            listeners: Vec::new(),
+            backends: Vec::new(),
+            tracked_clients_max: 1,
+            drain_timeout: Duration::from_secs(60),
+            shown: Arc::new(Configuration::none()),
+        }
+    }
+}

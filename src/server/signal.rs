@@ -13,13 +13,10 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 pub(super) enum Asked {
     /// SIGTERM, SIGINT: drain; the second time, stop at once.
     Stop(&'static str),
-    /// SIGHUP, SIGUSR2: nothing yet.
-    NotSupported {
-        /// The signal.
-        signal: &'static str,
-        /// What it will mean.
-        meaning: &'static str,
-    },
+    /// SIGHUP: read the configuration anew.
+    Reload(&'static str),
+    /// SIGUSR2: have the executable on disk take over.
+    Upgrade(&'static str),
 }
 
 /// The handlers, and what they have caught.
@@ -51,8 +48,8 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
-            _ = self.hang_up.recv() => Asked::NotSupported { signal: "SIGHUP", meaning: "reload" },
-            _ = self.user2.recv() => Asked::NotSupported { signal: "SIGUSR2", meaning: "upgrade" },
+            _ = self.hang_up.recv() => Asked::Reload("SIGHUP"),
+            _ = self.user2.recv() => Asked::Upgrade("SIGUSR2"),
         }
     }
 }

@@ -2,36 +2,48 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use super::handover::Handover;
+use super::inherit::Inherited;
 use super::settings::Settings;
-use super::tickets::Tickets;
+use super::snapshot::Prepared;
+use super::sockets::Sockets;
+use super::tickets::{self, Tickets};
+use super::watch::Stamps;
 use crate::guard::Clients;
 use crate::ktls;
-use crate::sys::socket;
-use crate::telemetry::{RingCounters, WorkerMetrics};
-use crate::ticket::{KeeperError, ScopeKeys};
+use crate::telemetry::{ListenerView, RingCounters, SnapshotView, WorkerMetrics};
+use crate::ticket::KeeperError;
 use crate::tls::identity::{Identity, IdentityError};
-use crate::worker::{self, Command, ListenerPlan, Plan, Ring, RingError, WorkerError};
-
-/// Connections that may wait to be accepted, per worker and listener; the kernel caps it at net.core.somaxconn.
-pub(crate) const LISTEN_BACKLOG: i32 = 4096;
+use crate::worker::{
+    self, Command, ListenerPlan, Notice, Notices, Plan, Queued, Ring, RingError, Snapshot, SocketGroup, WorkerError,
+};
 
 /// A running proxy.
 pub struct Server {
     /// None where the worker has ended and [`Server::reap`] has told how.
     workers: Vec<Option<worker::Handle>>,
     metrics: Vec<Arc<WorkerMetrics>>,
-    addresses: Vec<SocketAddr>,
-    certificates_not_after: Vec<SystemTime>,
     ring: Ring,
-    capabilities: Arc<ktls::Capabilities>,
+    /// What is in service, with what a start has settled for the life of the process.
+    settings: Settings,
+    snapshot: Arc<Snapshot>,
+    published: SystemTime,
+    sockets: Sockets,
+    /// Where each listener listens.
+    addresses: Vec<SocketAddr>,
+    /// What the files looked like from which the snapshot was made.
+    stamps: Stamps,
     tickets: Tickets,
+    notices: Option<UnboundedReceiver<(usize, Notice)>>,
 }
 
-/// Why the proxy could not start.
+/// Why the proxy could not start, or a configuration could not be put in service.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Configuration: a certificate or key.
@@ -66,6 +78,12 @@ pub enum StartError {
         /// What is missing, and what to do about it.
         source: ktls::RequirementUnmet,
     },
+    /// Configuration or machine: OpenSSL refuses a listener's settings, or a backend's address is none.
+    #[error(transparent)]
+    Listener(WorkerError),
+    /// The machine: no descriptor left.
+    #[error("listening sockets cannot be shared out: {0}")]
+    Share(io::Error),
     /// The machine: no thread or descriptor left.
     #[error("worker {index} cannot be started: {source}")]
     Spawn {
@@ -83,45 +101,138 @@ impl Server {
     /// [`StartError`]; nothing is left running then. What fails on a worker's own thread comes out of
     /// [`Server::wait`].
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let identities = load_identities(settings)?;
-        let capabilities = Arc::new(probe_kernel_tls(settings)?);
+        Self::start_with(settings, &mut Inherited::default())
+    }
+
+    /// Takes what is inherited, binds every listener that is left, then starts every worker.
+    pub(super) fn start_with(settings: &Settings, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let prepared = Prepared::prepare(settings.clone(), None)?;
         let (ring, ring_error) = worker::choose_ring(settings.workers.io)?;
         if let Some(error) = ring_error {
             tracing::warn!("{error}; workers wait with epoll instead, which costs throughput (workers.io)");
         }
+        let mut tickets = Tickets::open(&settings.tickets, inherited.take_ring().as_ref().map(|ring| ring.as_slice()))?;
+        let mut sockets = Sockets::default();
         let worker_count = settings.workers.cpus.len();
-        let mut tickets = Tickets::open(&settings.tickets)?;
-        let (mut sockets, addresses) = bind_all(settings, worker_count)?;
-        let metrics: Vec<_> = (0..worker_count).map(|_| Arc::<WorkerMetrics>::default()).collect();
-        let certificates_not_after = identities.iter().map(|identity| identity.not_after()).collect();
-        let ticket_keys =
-            settings.listeners.iter().map(|listener| tickets.of(listener)).collect::<Result<Vec<_>, _>>()?;
-        let mut server =
-            Self { workers: Vec::new(), metrics, addresses, certificates_not_after, ring, capabilities, tickets };
-        server.tickets.maintain();
+        let change = sockets.prepare(&settings.listeners, worker_count, inherited)?;
+        let shares = change.for_workers(worker_count).map_err(StartError::Share)?;
         let clients = Clients::new(settings.tracked_clients_max);
-        for (index, cpu) in settings.workers.cpus.iter().enumerate() {
-            let plan = Plan {
-                index,
-                cpu: *cpu,
-                ring,
-                connections_max: settings.workers.connections_max,
-                buffer_bytes_max: settings.workers.buffer_bytes_max,
-                listeners: plan_listeners(settings, &identities, &ticket_keys, sockets.remove(0)),
-                tickets: server.tickets.settings().clone(),
-                capabilities: Arc::clone(&server.capabilities),
-                clients: Arc::clone(&clients),
-                metrics: Arc::clone(&server.metrics[index]),
-            };
-            match worker::spawn(plan) {
-                Ok(handle) => server.workers.push(Some(handle)),
-                Err(source) => {
-                    server.drain(Duration::ZERO);
-                    return Err(StartError::Spawn { index, source });
-                }
+        let snapshot = Arc::new(snapshot(FIRST_GENERATION, &prepared, &change.groups(), &mut tickets, clients)?);
+        tickets.maintain();
+        let addresses = sockets.apply(change);
+        let (sender, notices) = mpsc::unbounded_channel();
+        let mut server = Self {
+            stamps: prepared.stamps,
+            workers: Vec::new(),
+            metrics: (0..worker_count).map(|_| Arc::default()).collect(),
+            ring,
+            settings: prepared.settings,
+            snapshot,
+            published: SystemTime::now(),
+            sockets,
+            addresses,
+            tickets,
+            notices: Some(notices),
+        };
+        for (index, share) in shares.into_iter().enumerate() {
+            if let Err(source) = server.spawn(index, share, &sender) {
+                server.drain(Duration::ZERO);
+                return Err(StartError::Spawn { index, source });
             }
         }
         Ok(server)
+    }
+
+    fn spawn(
+        &mut self,
+        index: usize,
+        sockets: Vec<(SocketGroup, OwnedFd)>,
+        sender: &UnboundedSender<(usize, Notice)>,
+    ) -> io::Result<()> {
+        let handle = worker::spawn(Plan {
+            index,
+            cpu: self.settings.workers.cpus[index],
+            ring: self.ring,
+            snapshot: Arc::clone(&self.snapshot),
+            sockets,
+            metrics: Arc::clone(&self.metrics[index]),
+            notices: Notices { worker: index, sender: sender.clone() },
+        })?;
+        self.workers.push(Some(handle));
+        Ok(())
+    }
+
+    /// Puts another configuration in service and gives its generation. Workers take it up in their own time and say so
+    /// ([`Notice`]).
+    ///
+    /// # Errors
+    /// [`StartError`]; what was in service is then as it was.
+    pub(super) fn publish(&mut self, mut prepared: Prepared) -> Result<u64, StartError> {
+        // What belongs to threads and to the admin endpoint stays as the start has settled it.
+        prepared.settings.workers.cpus.clone_from(&self.settings.workers.cpus);
+        prepared.settings.workers.io = self.settings.workers.io;
+        prepared.settings.admin.clone_from(&self.settings.admin);
+        let worker_count = self.settings.workers.cpus.len();
+
+        let mut other_tickets = self.tickets.reopen(&prepared.settings.tickets)?;
+        let tickets = other_tickets.as_mut().unwrap_or(&mut self.tickets);
+        let change = self.sockets.prepare(&prepared.settings.listeners, worker_count, &mut Inherited::default())?;
+        let shares = change.for_workers(worker_count).map_err(StartError::Share)?;
+        let groups = change.groups();
+        let generation = self.snapshot.generation + 1;
+        let clients = match prepared.settings.tracked_clients_max == self.settings.tracked_clients_max {
+            true => Arc::clone(&self.snapshot.clients),
+            // What open connections hold stays counted in the former table.
+            false => Clients::new(prepared.settings.tracked_clients_max),
+        };
+        let snapshot = Arc::new(snapshot(generation, &prepared, &groups, tickets, clients)?);
+        tickets.maintain();
+
+        // From here on nothing can fail.
+        self.addresses = self.sockets.apply(change);
+        if let Some(tickets) = other_tickets {
+            self.tickets = tickets;
+        }
+        self.settings = prepared.settings;
+        self.stamps = prepared.stamps;
+        self.snapshot = snapshot;
+        self.published = SystemTime::now();
+        for (worker, sockets) in self.workers.iter().zip(shares) {
+            if let Some(worker) = worker {
+                worker.mailbox.send(Command::Adopt { snapshot: Arc::clone(&self.snapshot), sockets });
+            }
+        }
+        Ok(generation)
+    }
+
+    /// What is in service.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The certificate of each listener in service.
+    pub(super) fn identities(&self) -> Vec<Arc<Identity>> {
+        self.snapshot.listeners.iter().map(|plan| Arc::clone(&plan.identity)).collect()
+    }
+
+    /// What the files looked like from which the snapshot was made.
+    pub(super) fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
+    /// What is in service, for the status.
+    pub(super) fn view(&self) -> SnapshotView {
+        let listener = |(plan, address): (&ListenerPlan, &SocketAddr)| ListenerView {
+            name: plan.settings.name.clone(),
+            address: *address,
+            backend: plan.backend.name.clone(),
+            certificate_not_after: plan.identity.not_after(),
+        };
+        SnapshotView {
+            generation: self.snapshot.generation,
+            published: self.published,
+            listeners: self.snapshot.listeners.iter().zip(&self.addresses).map(listener).collect(),
+        }
     }
 
     /// Where each listener listens, in the order of the configuration; a port of 0 is resolved.
@@ -129,9 +240,9 @@ impl Server {
         &self.addresses
     }
 
-    /// The last second of validity of each listener's certificate, in the order of the configuration.
-    pub fn certificates_not_after(&self) -> &[SystemTime] {
-        &self.certificates_not_after
+    /// What the workers say; the first caller gets it.
+    pub(super) fn take_notices(&mut self) -> Option<UnboundedReceiver<(usize, Notice)>> {
+        self.notices.take()
     }
 
     /// How the workers wait for their sockets.
@@ -140,8 +251,8 @@ impl Server {
     }
 
     /// What the kernel can do for TLS.
-    pub fn capabilities(&self) -> &ktls::Capabilities {
-        &self.capabilities
+    pub fn capabilities(&self) -> &Arc<ktls::Capabilities> {
+        &self.snapshot.capabilities
     }
 
     /// What happened to the ticket ring.
@@ -154,6 +265,14 @@ impl Server {
         self.tickets.maintain();
     }
 
+    /// Looks at the file of the ticket ring at once.
+    ///
+    /// # Errors
+    /// [`KeeperError`]; the former keys stay in use.
+    pub(super) fn reread_tickets(&mut self) -> Result<(), KeeperError> {
+        self.tickets.reread()
+    }
+
     /// The counters of each worker.
     pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
         &self.metrics
@@ -161,9 +280,23 @@ impl Server {
 
     /// Tells every worker to stop accepting, and to end when its connections have ended or the time is over. Called
     /// again, it sets the time anew.
-    pub fn drain(&self, timeout: Duration) {
+    pub fn drain(&mut self, timeout: Duration) {
+        self.sockets.close();
         for worker in self.workers.iter().flatten() {
-            worker.mailbox.send(Command::Drain { timeout });
+            worker.mailbox.send(Command::Drain { timeout, queued: Queued::Accept });
+        }
+    }
+
+    /// What a process that takes over gets, but for the admin endpoint.
+    pub(super) fn handover(&self) -> io::Result<Handover> {
+        Ok(Handover { listeners: self.sockets.twins()?, admin: None, ring: self.tickets.export() })
+    }
+
+    /// As [`Server::drain`], but leaves the connections that wait to the process that took over.
+    pub(super) fn hand_over(&mut self, timeout: Duration) {
+        self.sockets.close();
+        for worker in self.workers.iter().flatten() {
+            worker.mailbox.send(Command::Drain { timeout, queued: Queued::Leave });
         }
     }
 
@@ -219,97 +352,60 @@ impl Server {
     /// A server over threads that only look like workers: what the control loop does with their ends.
     pub(super) fn over_threads(threads: Vec<std::thread::JoinHandle<Result<(), WorkerError>>>) -> Self {
         let workers: Vec<_> = threads.into_iter().map(|thread| Some(worker::Handle::over_thread(thread))).collect();
-        let metrics = workers.iter().map(|_| Arc::default()).collect();
-        let capabilities = Arc::new(ktls::Capabilities::unasked());
-        let tickets = Tickets::none();
-        let (addresses, certificates_not_after) = (Vec::new(), Vec::new());
-        Self { workers, metrics, addresses, certificates_not_after, ring: Ring::Epoll, capabilities, tickets }
-    }
-}
-
-/// Finds out what the kernel can do, unless nobody wants to know.
-fn probe_kernel_tls(settings: &Settings) -> Result<ktls::Capabilities, StartError> {
-    if settings.listeners.iter().all(|listener| listener.kernel_tls.mode == ktls::Mode::Off) {
-        return Ok(ktls::Capabilities::unasked());
-    }
-    let capabilities = ktls::probe();
-    for listener in &settings.listeners {
-        let error = |source| StartError::KernelTls { listener: listener.name.clone(), source };
-        listener.kernel_tls.check_at_start(&capabilities).map_err(error)?;
-    }
-    match &capabilities.absent {
-        Some(absence) => {
-            let remedy = absence.remedy();
-            tracing::warn!("no kernel TLS: {absence}; records are protected in userspace (remedy: {remedy})");
+        Self {
+            metrics: workers.iter().map(|_| Arc::default()).collect(),
+            ring: Ring::Epoll,
+            settings: Settings::sample(workers.len()),
+            snapshot: Arc::new(Snapshot {
+                generation: FIRST_GENERATION,
+                connections_max: 1,
+                buffer_bytes_max: 0,
+                listeners: Vec::new(),
+                tickets: crate::ticket::TicketSettings::default(),
+                capabilities: Arc::new(ktls::Capabilities::unasked()),
+                clients: Clients::new(1),
+            }),
+            published: SystemTime::now(),
+            sockets: Sockets::default(),
+            addresses: Vec::new(),
+            stamps: Stamps::default(),
+            tickets: Tickets::none(),
+            notices: None,
+            workers,
         }
-        None if capabilities.has_remote_bug() => {
-            let bugs: Vec<_> = capabilities.known_bugs.iter().map(|bug| bug.id).collect();
-            let bugs = bugs.join(", ");
-            tracing::warn!(
-                "Linux {} has {bugs} in its kernel TLS (listener.kernel_tls_known_bugs)",
-                capabilities.kernel
-            );
-        }
-        None => tracing::info!(suites = capabilities.suites.len(), "kernel TLS is available"),
     }
-    Ok(capabilities)
 }
 
-fn load_identities(settings: &Settings) -> Result<Vec<Arc<Identity>>, StartError> {
-    let load = |listener: &worker::ListenerSettings| {
-        Identity::load(&listener.tls.certificate)
-            .map(Arc::new)
-            .map_err(|source| StartError::Identity { listener: listener.name.clone(), source })
-    };
-    settings.listeners.iter().map(load).collect()
-}
+/// The generation that a process starts with.
+const FIRST_GENERATION: u64 = 1;
 
-type Sockets = Vec<OwnedFd>;
-
-/// For each worker its listening sockets, and the address of each listener.
-fn bind_all(settings: &Settings, worker_count: usize) -> Result<(Vec<Sockets>, Vec<SocketAddr>), StartError> {
-    let mut sockets: Vec<Sockets> = (0..worker_count).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for listener in &settings.listeners {
-        let mut address = listener.address;
-        for worker in &mut sockets {
-            let error = |source| StartError::Listen { listener: listener.name.clone(), address, source };
-            let socket = socket::listen(address, LISTEN_BACKLOG).map_err(error)?;
-            // With port 0 the first worker's socket decides for the others.
-            let port = local_port(&socket).map_err(error)?;
-            address.set_port(port);
-            worker.push(socket);
-        }
-        addresses.push(address);
-    }
-    Ok((sockets, addresses))
-}
-
-fn plan_listeners(
-    settings: &Settings,
-    identities: &[Arc<Identity>],
-    ticket_keys: &[Option<Arc<ScopeKeys>>],
-    sockets: Sockets,
-) -> Vec<ListenerPlan> {
-    let shared = identities.iter().zip(ticket_keys);
-    let mut plans = Vec::new();
-    for ((listener, (identity, ticket_keys)), socket) in settings.listeners.iter().zip(shared).zip(sockets) {
-        plans.push(ListenerPlan {
+fn snapshot(
+    generation: u64,
+    prepared: &Prepared,
+    groups: &[SocketGroup],
+    tickets: &mut Tickets,
+    clients: Arc<Clients>,
+) -> Result<Snapshot, StartError> {
+    let settings = &prepared.settings;
+    let mut listeners = Vec::new();
+    for ((listener, identity), sockets) in settings.listeners.iter().zip(&prepared.identities).zip(groups) {
+        listeners.push(ListenerPlan {
             settings: listener.clone(),
             identity: Arc::clone(identity),
-            ticket_keys: ticket_keys.clone(),
+            ticket_keys: tickets.of(listener)?,
             backend: settings.backends[listener.backend].clone(),
-            socket,
+            sockets: *sockets,
         });
     }
-    plans
-}
-
-fn local_port(socket: &OwnedFd) -> io::Result<u16> {
-    let address: nix::sys::socket::SockaddrStorage = nix::sys::socket::getsockname(socket.as_raw_fd())?;
-    let v4 = address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::port);
-    v4.or_else(|| address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::port))
-        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    Ok(Snapshot {
+        generation,
+        connections_max: settings.workers.connections_max,
+        buffer_bytes_max: settings.workers.buffer_bytes_max,
+        listeners,
+        tickets: tickets::issuing(&settings.tickets),
+        capabilities: Arc::clone(&prepared.capabilities),
+        clients,
+    })
 }
 
 fn bind_remedy(error: &io::Error) -> &'static str {

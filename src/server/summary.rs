@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+
 use super::settings::Settings;
 use super::start::Server;
 use crate::admin;
 use crate::ktls;
-use crate::telemetry::{KernelTlsView, ListenerView, PhaseCell, Process, WorkerStateCell, WorkerView};
-use crate::worker::{self, Ring};
+use crate::telemetry::{
+    GenerationCell, KernelTlsView, PhaseCell, Process, ReloadView, SnapshotView, WorkerStateCell, WorkerView,
+};
+use crate::worker::Ring;
 
 /// The facts about a process whose workers have just been started.
 pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime, Instant)) -> Process {
@@ -19,15 +23,8 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         cpu: *cpu,
         metrics: Arc::clone(metrics),
         state: WorkerStateCell::new(),
+        generation: GenerationCell::default(),
     };
-    let bound = server.addresses().iter().zip(server.certificates_not_after());
-    let listener =
-        |(listener, (address, not_after)): (&worker::ListenerSettings, (&SocketAddr, &SystemTime))| ListenerView {
-            name: listener.name.clone(),
-            address: *address,
-            backend: settings.backends[listener.backend].name.clone(),
-            certificate_not_after: *not_after,
-        };
     Process {
         version: env!("CARGO_PKG_VERSION"),
         openssl: openssl::version::version(),
@@ -37,18 +34,21 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         started: started.0,
         started_at: started.1,
         workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
-        listeners: settings.listeners.iter().zip(bound).map(listener).collect(),
+        snapshot: ArcSwap::from_pointee(server.view()),
+        reloads: ReloadView::default(),
         ticket_ring: server.ticket_ring_counters(),
         kernel_tls: kernel_tls(server),
         configuration: Arc::clone(&settings.shown).into(),
         phase: PhaseCell::new(),
+        drain: arc_swap::ArcSwapOption::empty(),
     }
 }
 
 /// Logs one line about the whole, then one per address that is listened on.
 pub(super) fn log(process: &Process, admin: Option<&admin::Address>) {
     let cpus = join(process.workers.iter().map(|worker| worker.cpu.to_string()));
-    let listeners = join(process.listeners.iter().map(|listener| format!("{}={}", listener.name, listener.address)));
+    let snapshot = process.snapshot.load();
+    let listeners = join(snapshot.listeners.iter().map(|listener| format!("{}={}", listener.name, listener.address)));
     tracing::info!(
         version = %process.version,
         kernel = %process.kernel,
@@ -61,7 +61,7 @@ pub(super) fn log(process: &Process, admin: Option<&admin::Address>) {
         admin = %admin.map_or_else(|| "off".to_owned(), |address| address.to_string()),
         "sluice started"
     );
-    for listener in &process.listeners {
+    for listener in &snapshot.listeners {
         tracing::info!(listener = %listener.name, address = %listener.address, "listening");
     }
     if let Some(address) = admin {
@@ -76,6 +76,17 @@ fn kernel_tls(server: &Server) -> KernelTlsView {
         is_wanted: absence != Some(&ktls::Absence::Unasked),
         absent: absence.map(|absence| format!("{absence}; {}", absence.remedy())),
         known_bugs: capabilities.known_bugs.iter().map(|bug| bug.id.to_owned()).collect(),
+    }
+}
+
+/// Logs the addresses that are listened on since a reload, and those that are no longer.
+pub(super) fn log_changes(before: &SnapshotView, after: &SnapshotView) {
+    let is_in = |view: &SnapshotView, address| view.listeners.iter().any(|listener| listener.address == address);
+    for listener in after.listeners.iter().filter(|listener| !is_in(before, listener.address)) {
+        tracing::info!(listener = %listener.name, address = %listener.address, "listening");
+    }
+    for listener in before.listeners.iter().filter(|listener| !is_in(after, listener.address)) {
+        tracing::info!(listener = %listener.name, address = %listener.address, "no longer listening");
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use zeroize::Zeroizing;
+
 use crate::telemetry::RingCounters;
 use crate::ticket::{
     Keeper, KeeperError, Maintenance, Renewal, RingChange, RingShape, ScopeHash, ScopeKeys, Settings, Source,
@@ -14,29 +16,51 @@ use crate::worker;
 /// The ring, and who uses it.
 pub(super) struct Tickets {
     keeper: Option<Keeper>,
-    settings: TicketSettings,
+    source: Option<Source>,
+    counters: Arc<RingCounters>,
 }
 
 impl Tickets {
     /// Opens the ring that the settings name, or makes one for this process. No ring where no tickets are wanted.
-    pub(super) fn open(settings: &Settings) -> Result<Self, KeeperError> {
-        let per_handshake = u8::try_from(settings.count).unwrap_or(u8::MAX);
-        let ticket_settings =
-            TicketSettings { lifetime: settings.lifetime, per_handshake, renewal: Renewal::default() };
-        if settings.lifetime.is_zero() {
-            return Ok(Self { keeper: None, settings: ticket_settings });
+    /// Goes on with the ring of the process that this one takes over from, where both are in memory.
+    pub(super) fn open(settings: &Settings, predecessors: Option<&[u8]>) -> Result<Self, KeeperError> {
+        let mut tickets = Self::open_counting(source(settings)?, Arc::default())?;
+        if let (Some(keeper), Some(ring)) = (&mut tickets.keeper, predecessors) {
+            match keeper.resume_at(ring, now()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!("ticket ring: the settings differ from the predecessor's, its sessions end")
+                }
+                Err(error) => tracing::warn!(%error, "ticket ring: the predecessor's cannot be used, its sessions end"),
+            }
         }
-        let source = match &settings.ring {
-            Some(path) => Source::File(path.clone()),
-            None => Source::Memory(shape(settings.lifetime)?),
-        };
-        Ok(Self { keeper: Some(Keeper::open_at(source, &[], now())?), settings: ticket_settings })
+        Ok(tickets)
+    }
+
+    /// The ring, where no file has it, for the process that takes over.
+    pub(super) fn export(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.keeper.as_ref()?.export()
+    }
+
+    fn open_counting(source: Option<Source>, counters: Arc<RingCounters>) -> Result<Self, KeeperError> {
+        let open = |source: Source| Keeper::open_at(source, &[], now());
+        let keeper = source.clone().map(open).transpose()?.map(|keeper| keeper.counting_into(Arc::clone(&counters)));
+        Ok(Self { keeper, source, counters })
+    }
+
+    /// The ring of other settings; none where it is this one, so that sessions go on.
+    pub(super) fn reopen(&self, settings: &Settings) -> Result<Option<Self>, KeeperError> {
+        let wanted = source(settings)?;
+        if wanted == self.source {
+            return Ok(None);
+        }
+        Self::open_counting(wanted, Arc::clone(&self.counters)).map(Some)
     }
 
     /// Nobody's ring.
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        Self { keeper: None, settings: TicketSettings::default() }
+        Self { keeper: None, source: None, counters: Arc::default() }
     }
 
     /// The keys of a listener: those of everything that admits its sessions.
@@ -45,14 +69,16 @@ impl Tickets {
         keeper.scope_at(scope(listener), now()).map(Some)
     }
 
-    /// How tickets are issued.
-    pub(super) fn settings(&self) -> &TicketSettings {
-        &self.settings
-    }
-
     /// What happened to the ring.
     pub(super) fn counters(&self) -> Arc<RingCounters> {
-        self.keeper.as_ref().map(Keeper::counters).unwrap_or_default()
+        Arc::clone(&self.counters)
+    }
+
+    /// Looks at the file at once, changed or not. An error has been counted; the former keys stay in use.
+    pub(super) fn reread(&mut self) -> Result<(), KeeperError> {
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        log(&keeper.reload_at(now())?);
+        Ok(())
     }
 
     /// Ratchets the ring with the clock and follows its file; to be called every minute or so.
@@ -67,6 +93,23 @@ impl Tickets {
 
 /// How often the ring is looked after: well within an epoch, which is five minutes at least.
 pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How tickets are issued.
+pub(super) fn issuing(settings: &Settings) -> TicketSettings {
+    let per_handshake = u8::try_from(settings.count).unwrap_or(u8::MAX);
+    TicketSettings { lifetime: settings.lifetime, per_handshake, renewal: Renewal::default() }
+}
+
+/// Where keys come from; none: no tickets are wanted.
+fn source(settings: &Settings) -> Result<Option<Source>, KeeperError> {
+    if settings.lifetime.is_zero() {
+        return Ok(None);
+    }
+    Ok(Some(match &settings.ring {
+        Some(path) => Source::File(path.clone()),
+        None => Source::Memory(shape(settings.lifetime)?),
+    }))
+}
 
 /// A ring that keeps keys for as long as the tickets live.
 fn shape(lifetime: Duration) -> Result<RingShape, KeeperError> {

@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod cmsg;
+pub mod handover;
 pub mod kdf;
 pub mod openssl_ext;
 pub mod socket;

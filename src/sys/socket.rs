@@ -192,6 +192,11 @@ impl Acceptor {
         self.readiness.readable().await
     }
 
+    /// Closes the descriptor. The socket lives on where another process or thread has it too.
+    pub fn close(self) {
+        self.readiness.close();
+    }
+
     /// Accepts one connection, non-blocking and closed on exec, with the address of its client.
     ///
     /// # Errors
@@ -233,6 +238,21 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
 /// Closes a socket that no worker has taken over, so that the peer reads a reset.
 pub fn reset(socket: OwnedFd) {
     let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// Makes a listening socket of another process like those of [`listen()`], and gives its address.
+///
+/// # Errors
+/// `InvalidInput` where it is no listening TCP socket.
+pub fn take_listener(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let options = socket2::SockRef::from(socket);
+    let address = options.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+    if !options.is_listener()? || options.r#type()? != Type::STREAM {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    options.set_nonblocking(true)?;
+    options.set_tcp_nodelay(true)?;
+    Ok(address)
 }
 
 /// How far a non-blocking connect came.

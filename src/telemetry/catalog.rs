@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
 use super::kernel_tls::{self, Statistics};
+use super::reload::ReloadView;
 use super::ticket::{RingCounters, TicketCounters};
 use super::worker::WorkerMetrics;
 
@@ -82,12 +83,20 @@ impl Metric {
 pub fn all() -> Vec<Metric> {
     let (ring_events, _) = ticket_ring_events(&RingCounters::default());
     let kernel_tls = Statistics::default();
+    let view = ReloadView::default();
+    let ((reloads, _), (swaps, _)) = (reloads(&view), certificate_swaps(&view));
+    let (upgrades_failed, _) = upgrades_failed(&view);
     let ((kernel_events, _), (kernel_open, _)) = (kernel_tls_events(&kernel_tls), kernel_tls_open(&kernel_tls));
     let process = [
         build(),
         start_time(),
         log_lines_dropped(),
         draining(),
+        config_generation(),
+        config_published(),
+        reloads,
+        swaps,
+        upgrades_failed,
         workers(),
         worker_connections_open(),
         ring_events,
@@ -145,6 +154,45 @@ pub(super) fn draining() -> Metric {
     }
 }
 
+/// Which configuration is served.
+pub(super) fn config_generation() -> Metric {
+    Metric {
+        subject: "sluice_config_generation",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Number of the configuration in service: 1 at the start, one more with each one put in service since",
+        labels: Vec::new(),
+    }
+}
+
+/// Since when it is served.
+pub(super) fn config_published() -> Metric {
+    Metric {
+        subject: "sluice_config_published_time",
+        unit: Some(Unit::Seconds),
+        kind: MetricKind::Gauge,
+        help: "When the configuration in service was put in service, in seconds since 1970-01-01 UTC",
+        labels: Vec::new(),
+    }
+}
+
+/// What became of the reloads.
+pub(super) fn reloads(view: &ReloadView) -> (Metric, Vec<Sample>) {
+    let help = "Reloads by how they ended: with any but applied, the former configuration stays in service";
+    read("sluice_reloads", help, &view.results)
+}
+
+/// What came of changed certificate files.
+pub(super) fn certificate_swaps(view: &ReloadView) -> (Metric, Vec<Sample>) {
+    let help = "Listeners whose certificate files changed, by what came of it: with kept, the new files cannot be used";
+    read("sluice_certificate_swaps", help, &view.swaps)
+}
+
+/// Upgrades that came to nothing.
+pub(super) fn upgrades_failed(view: &ReloadView) -> (Metric, Vec<Sample>) {
+    read("sluice_upgrades_failed", "Upgrades whose new process did not come to serve", &view.upgrades_failed)
+}
+
 /// The kernel's own counters of its TLS.
 pub(super) fn kernel_tls_events(statistics: &Statistics) -> (Metric, Vec<Sample>) {
     let metric = Metric {
@@ -194,8 +242,8 @@ pub(super) fn workers() -> Metric {
     }
 }
 
-/// The states of a worker, as labels: runs, has drained, has ended unexpectedly.
-pub(super) const WORKER_STATES: [&str; 3] = ["running", "drained", "failed"];
+/// The states of a worker, as labels: sets itself up, runs, has drained, has ended unexpectedly.
+pub(super) const WORKER_STATES: [&str; 4] = ["starting", "running", "drained", "failed"];
 
 /// The balance of the workers.
 pub(super) fn worker_connections_open() -> Metric {

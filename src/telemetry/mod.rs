@@ -8,6 +8,7 @@ pub mod exposition;
 pub mod kernel_tls;
 mod label;
 mod process;
+mod reload;
 mod ticket;
 mod worker;
 
@@ -16,6 +17,10 @@ pub use configuration::Configuration;
 pub use label::{
     AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RefusalReason, RelayPath, Version,
 };
-pub use process::{KernelTlsView, ListenerView, Phase, PhaseCell, Process, WorkerState, WorkerStateCell, WorkerView};
+pub use process::{
+    DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, SnapshotView, WorkerState,
+    WorkerStateCell, WorkerView,
+};
+pub use reload::{LastReload, ReloadResult, ReloadView, SwapResult};
 pub use ticket::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
 pub use worker::WorkerMetrics;

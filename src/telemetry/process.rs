@@ -3,12 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Instant, SystemTime};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::configuration::Configuration;
+use super::label::CloseReason;
+use super::reload::ReloadView;
 use super::ticket::RingCounters;
 use super::worker::WorkerMetrics;
 
@@ -31,8 +33,10 @@ pub struct Process {
     pub started_at: Instant,
     /// The workers in order.
     pub workers: Vec<WorkerView>,
-    /// The listeners in the order of the configuration.
-    pub listeners: Vec<ListenerView>,
+    /// What is served at present; a reload replaces it as a whole.
+    pub snapshot: ArcSwap<SnapshotView>,
+    /// What became of the reloads.
+    pub reloads: ReloadView,
     /// What happened to the ticket ring.
     pub ticket_ring: Arc<RingCounters>,
     /// What the kernel can do for TLS.
@@ -41,6 +45,19 @@ pub struct Process {
     pub configuration: ArcSwap<Configuration>,
     /// What the process is doing.
     pub phase: PhaseCell,
+    /// The drain under way, if there is one.
+    pub drain: ArcSwapOption<DrainView>,
+}
+
+/// A drain.
+#[derive(Clone, Debug)]
+pub struct DrainView {
+    /// Who asked for it.
+    pub cause: &'static str,
+    /// When it began.
+    pub since: SystemTime,
+    /// How long open connections may take.
+    pub timeout: Duration,
 }
 
 /// What was found out about kernel TLS when the process started.
@@ -63,6 +80,19 @@ pub struct WorkerView {
     pub metrics: Arc<WorkerMetrics>,
     /// Whether it is there.
     pub state: WorkerStateCell,
+    /// The generation of the configuration that it serves; 0 until it serves.
+    pub generation: GenerationCell,
+}
+
+/// One configuration as it is served.
+#[derive(Clone, Debug)]
+pub struct SnapshotView {
+    /// Its number: 1 at the start, one more with each reload or change of certificates that was put in service.
+    pub generation: u64,
+    /// When it was put in service.
+    pub published: SystemTime,
+    /// The listeners in the order of the configuration.
+    pub listeners: Vec<ListenerView>,
 }
 
 /// One listener.
@@ -92,6 +122,8 @@ pub enum Phase {
 /// What has become of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
+    /// It sets itself up and accepts nothing yet.
+    Starting,
     /// It serves.
     Running,
     /// It has ended because it was told to.
@@ -108,10 +140,20 @@ pub struct PhaseCell(AtomicU8);
 #[derive(Debug)]
 pub struct WorkerStateCell(AtomicU8);
 
+/// A generation that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct GenerationCell(AtomicU64);
+
 impl Process {
     /// Client connections open now, over all workers.
     pub fn connections_open(&self) -> i64 {
         self.workers.iter().map(|worker| worker.metrics.connections_open.value()).sum()
+    }
+
+    /// Connections that were cut because a drain was over.
+    pub fn connections_cut(&self) -> u64 {
+        let cut = |worker: &WorkerView| worker.metrics.connections_closed.of(CloseReason::Drained).value();
+        self.workers.iter().map(cut).sum()
     }
 
     /// How many workers are in `state`.
@@ -135,7 +177,7 @@ impl Phase {
 
 impl WorkerState {
     /// Every state, in the order of the labels.
-    pub const ALL: [Self; 3] = [Self::Running, Self::Drained, Self::Failed];
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Drained, Self::Failed];
 
     /// The name in the status and the metrics.
     pub fn name(self) -> &'static str {
@@ -143,7 +185,7 @@ impl WorkerState {
     }
 }
 
-// Relaxed suffices for both cells: a reader may see a state that is a moment old, and nothing else hangs on it.
+// Relaxed suffices for all cells: a reader may see a state that is a moment old, and nothing else hangs on it.
 
 impl PhaseCell {
     /// A cell in the phase of a process that starts.
@@ -171,7 +213,7 @@ impl Default for PhaseCell {
 impl WorkerStateCell {
     /// A cell of a worker that starts.
     pub fn new() -> Self {
-        Self(AtomicU8::new(WorkerState::Running as u8))
+        Self(AtomicU8::new(WorkerState::Starting as u8))
     }
 
     /// The present state.
@@ -191,31 +233,56 @@ impl Default for WorkerStateCell {
     }
 }
 
+impl GenerationCell {
+    /// The present generation.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes which generation it is now.
+    pub fn set(&self, generation: u64) {
+        self.0.store(generation, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 impl Process {
-    /// A process with `worker_count` workers and one listener, for tests.
+    /// A process with `worker_count` running workers and one listener, for tests.
     pub(crate) fn sample(worker_count: usize) -> Self {
-        let worker = |cpu| WorkerView { cpu, metrics: Arc::default(), state: WorkerStateCell::new() };
+        let worker = |cpu| {
+            let view = WorkerView {
+                cpu,
+                metrics: Arc::default(),
+                state: WorkerStateCell::new(),
+                generation: GenerationCell::default(),
+            };
+            view.state.set(WorkerState::Running);
+            view
+        };
         let address = SocketAddr::from(([127, 0, 0, 1], 8443));
+        let listener = ListenerView {
+            name: "edge".to_owned(),
+            address,
+            backend: "app".to_owned(),
+            certificate_not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        };
+        let published = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         Self {
             version: "1.2.3",
             openssl: "OpenSSL 4 \"test\"",
             kernel: "6.1.0".to_owned(),
             driver: "io_uring",
             ring_flags: &["SINGLE_ISSUER", "DEFER_TASKRUN"],
-            started: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000),
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             started_at: Instant::now(),
             workers: (0..worker_count).map(worker).collect(),
-            listeners: vec![ListenerView {
-                name: "edge".to_owned(),
-                address,
-                backend: "app".to_owned(),
-                certificate_not_after: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000),
-            }],
+            snapshot: ArcSwap::from_pointee(SnapshotView { generation: 1, published, listeners: vec![listener] }),
+            reloads: ReloadView::default(),
             ticket_ring: Arc::default(),
             kernel_tls: KernelTlsView::default(),
             configuration: ArcSwap::from_pointee(Configuration::none()),
             phase: PhaseCell::new(),
+            drain: ArcSwapOption::empty(),
         }
     }
 }

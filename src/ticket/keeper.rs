@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::clock::UnixSeconds;
+use super::encoding::{FormatError, decode, encode};
 use super::file::{FileError, FileStamp, LockWait, RingFile, load_key_file};
 use super::install::ScopeKeys;
 use super::key::{KeyName, KeyTable, Remembered, ScheduledKey, ScopeHash, TicketKey};
@@ -171,6 +174,35 @@ impl Keeper {
         let done = self.reload_uncounted_at(now);
         self.count(&done);
         done
+    }
+
+    /// A ring that is in memory only, as a file would have it: for a process that takes over.
+    pub fn export(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let (Source::Memory(_), Some(ring)) = (&self.source, &self.ring) else { return None };
+        let text = encode(ring).ok()?;
+        Some(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    /// Goes on with an exported ring, where this one is in memory and has the same shape; says whether it does. To be
+    /// called before the first scope.
+    ///
+    /// # Errors
+    /// When this is no ring, or one that cannot be brought up to `now`; the own one stays.
+    pub fn resume_at(&mut self, content: &[u8], now: UnixSeconds) -> Result<bool, FormatError> {
+        let Source::Memory(shape) = self.source else { return Ok(false) };
+        let mut ring = decode(content)?;
+        if ring.shape() != shape {
+            return Ok(false);
+        }
+        ring.ratchet_at(now)?;
+        self.ring = Some(ring);
+        Ok(true)
+    }
+
+    /// Counts on where another keeper of the process has counted so far.
+    pub fn counting_into(mut self, counters: Arc<RingCounters>) -> Self {
+        self.counters = counters;
+        self
     }
 
     /// What happened to the ring so far; written by the thread that owns the keeper.

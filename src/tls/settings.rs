@@ -13,6 +13,13 @@ pub struct Settings {
     pub alpn: Vec<String>,
 }
 
+impl Settings {
+    /// Every file that the context of the listener is built from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        vec![self.certificate.chain.clone(), self.certificate.key.clone()]
+    }
+}
+
 /// Versions and suites, after Mozilla's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {

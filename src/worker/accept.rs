@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::connection;
 use super::context::{Listener, WorkerContext};
+use super::station::Station;
 use crate::sys::socket::{self, Acceptor};
 use crate::telemetry::{AcceptError, Label, RefusalReason};
 
@@ -17,37 +18,46 @@ use crate::telemetry::{AcceptError, Label, RefusalReason};
 const ACCEPT_BATCH_MAX: usize = 64;
 /// How long accepting rests when descriptors or memory are short: long enough not to spin, short enough to go on soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that the queue of a socket holds at most (LISTEN_BACKLOG, somaxconn).
+const QUEUED_MAX: usize = 4096;
 
-/// Accepts connections until the worker drains; then empties the queue, because closing a listener resets what waits
-/// in it.
-pub(super) async fn run(acceptor: Acceptor, listener: Rc<Listener>, worker: Rc<WorkerContext>) {
-    while !worker.is_draining() {
-        if !worker.has_room(&listener) {
+/// Accepts connections until the worker drains or the listener is removed; then empties the queue, because closing a
+/// socket resets what waits in it, unless another process goes on with the same socket.
+pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<WorkerContext>) {
+    let is_over = |worker: &WorkerContext| worker.is_draining() || station.is_closed();
+    let has_room = |worker: &WorkerContext| worker.has_room(&station.listener());
+    while !is_over(&worker) {
+        if !has_room(&worker) {
             worker.metrics.connection_limit_reached.increment();
             tracing::warn!(
-                listener = listener.name,
+                listener = station.listener().name,
                 "connection limit reached: accepting pauses (workers.connections_max, listener.connections_max)"
             );
-            worker.until(|worker| worker.has_room(&listener) || worker.is_draining()).await;
+            worker.until(|worker| has_room(worker) || is_over(worker)).await;
             continue;
         }
-        if ready_or_draining(&acceptor, &worker).await.is_err() || !accept_batch(&acceptor, &listener, &worker) {
+        let over = worker.until(is_over);
+        if ready_or_over(&acceptor, over).await.is_err() || !accept_batch(&acceptor, &station, &worker) {
             monoio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
-    while let Ok(accepted) = acceptor.accept() {
-        start(accepted, &listener, &worker);
+    // What comes in meanwhile does not keep it from ending: the queue holds no more than this.
+    let queued_max = if worker.leaves_queued() { 0 } else { QUEUED_MAX };
+    for _ in 0..queued_max {
+        let Ok(accepted) = acceptor.accept() else { break };
+        start(accepted, &station, &worker);
     }
+    acceptor.close();
 }
 
 /// False when accepting must rest.
-fn accept_batch(acceptor: &Acceptor, listener: &Rc<Listener>, worker: &Rc<WorkerContext>) -> bool {
+fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContext>) -> bool {
     for _ in 0..ACCEPT_BATCH_MAX {
-        if !worker.has_room(listener) {
+        if !worker.has_room(&station.listener()) {
             break;
         }
         match acceptor.accept() {
-            Ok(accepted) => start(accepted, listener, worker),
+            Ok(accepted) => start(accepted, station, worker),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => {
                 let kind = sort(&error);
@@ -55,7 +65,7 @@ fn accept_batch(acceptor: &Acceptor, listener: &Rc<Listener>, worker: &Rc<Worker
                 if kind == AcceptError::Aborted {
                     continue;
                 }
-                tracing::warn!(listener = listener.name, %error, "accept failed: accepting pauses for {ACCEPT_PAUSE:?}");
+                tracing::warn!(listener = station.listener().name, %error, "accept failed: accepting pauses for {ACCEPT_PAUSE:?}");
                 return false;
             }
         }
@@ -63,13 +73,14 @@ fn accept_batch(acceptor: &Acceptor, listener: &Rc<Listener>, worker: &Rc<Worker
     true
 }
 
-fn start((socket, client): (OwnedFd, SocketAddr), listener: &Rc<Listener>, worker: &Rc<WorkerContext>) {
+fn start((socket, client): (OwnedFd, SocketAddr), station: &Station, worker: &Rc<WorkerContext>) {
+    let (listener, tls) = station.current();
     let seat = match listener.admit(client.ip(), &worker.metrics) {
         Ok(seat) => seat,
-        Err(reason) => return refuse(socket, client, reason, listener, worker),
+        Err(reason) => return refuse(socket, client, reason, &listener, worker),
     };
-    let place = worker.take_place(listener, seat);
-    monoio::spawn(connection::serve(socket, client, Rc::clone(listener), Rc::clone(worker), place));
+    let place = worker.take_place(&listener, seat);
+    monoio::spawn(connection::serve(socket, client, listener, tls, Rc::clone(worker), place));
 }
 
 /// Resets a connection of which nothing has been read: it costs no more than this, and leaves nothing behind.
@@ -103,9 +114,9 @@ fn sort(error: &io::Error) -> AcceptError {
     }
 }
 
-async fn ready_or_draining(acceptor: &Acceptor, worker: &WorkerContext) -> io::Result<()> {
-    let (mut ready, mut draining) = (pin!(acceptor.ready()), pin!(worker.until(WorkerContext::is_draining)));
-    std::future::poll_fn(|context| match draining.as_mut().poll(context) {
+async fn ready_or_over(acceptor: &Acceptor, over: impl Future<Output = ()>) -> io::Result<()> {
+    let (mut ready, mut over) = (pin!(acceptor.ready()), pin!(over));
+    std::future::poll_fn(|context| match over.as_mut().poll(context) {
         Poll::Ready(()) => Poll::Ready(Ok(())),
         Poll::Pending => ready.as_mut().poll(context),
     })

@@ -21,10 +21,11 @@ pub(super) async fn serve(
     socket: OwnedFd,
     client: SocketAddr,
     listener: Rc<Listener>,
+    tls: Rc<tls::Context>,
     worker: Rc<WorkerContext>,
     place: Place,
 ) {
-    let phases = pin!(phases(socket, client, &listener, &worker));
+    let phases = pin!(phases(socket, client, &listener, tls, &worker));
     let reason = match contain(phases).await {
         Ok(reason) => reason,
         Err(Panicked) => {
@@ -39,7 +40,13 @@ pub(super) async fn serve(
 }
 
 /// Handshake, dial, relay, close.
-async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker: &WorkerContext) -> CloseReason {
+async fn phases(
+    socket: OwnedFd,
+    client: SocketAddr,
+    listener: &Listener,
+    tls: Rc<tls::Context>,
+    worker: &WorkerContext,
+) -> CloseReason {
     let stream = match Stream::new(socket) {
         Ok(stream) => stream,
         Err(error) => {
@@ -50,7 +57,9 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
     let watch = worker.wheel.watch(listener.timeouts.handshake);
 
     let mut hello = None;
-    let handshake = watch.guard(pin!(tls::accept(&stream, &listener.tls, &mut hello))).await;
+    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, &mut hello))).await;
+    // A reload may have replaced it; what it holds of certificates shall not wait for the end of the connection.
+    drop(tls);
     let established = match handshake.unwrap_or(Err(Failure::TimedOut)) {
         Ok(established) => established,
         Err(failure) => {
@@ -82,7 +91,7 @@ async fn phases(socket: OwnedFd, client: SocketAddr, listener: &Listener, worker
         pool: &worker.pool,
         pipes: &worker.pipes,
         kernel_tls: &listener.kernel_tls,
-        capabilities: &worker.capabilities,
+        capabilities: &listener.capabilities,
         records_per_key: listener.records_per_key,
         watch: &watch,
         metrics: &worker.metrics,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::mailbox::Queued;
 use super::settings::Timeouts;
 use crate::backend::Servers;
 use crate::guard::{Admission, ClientLimits, Clients, Refusal, Seat};
@@ -14,35 +15,34 @@ use crate::ktls;
 use crate::relay::{BufferPool, PipePool};
 use crate::telemetry::{RefusalReason, WorkerMetrics};
 use crate::timer::Wheel;
-use crate::tls;
 
 /// The worker's own things; nothing in it is shared with another thread but the counters.
 pub(super) struct WorkerContext {
     pub(super) pool: Rc<BufferPool>,
     pub(super) pipes: Rc<PipePool>,
     pub(super) wheel: Rc<Wheel>,
-    pub(super) capabilities: Arc<ktls::Capabilities>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) failure_log: LogLimit,
     pub(super) refusal_log: LogLimit,
     open_count: Cell<usize>,
-    connections_max: usize,
-    is_draining: Cell<bool>,
-    /// Who waits for room, for the drain to begin, or for the last connection to end.
+    connections_max: Cell<usize>,
+    draining: Cell<Option<Queued>>,
+    /// Who waits for room, for accepting to end, or for the last connection to end.
     waiting: RefCell<Vec<Waker>>,
 }
 
 /// One listener as this worker serves it.
 pub(super) struct Listener {
     pub(super) name: String,
-    pub(super) tls: tls::Context,
     pub(super) servers: Rc<Servers>,
     pub(super) connect_timeout: Duration,
     pub(super) kernel_tls: ktls::Settings,
+    pub(super) capabilities: Arc<ktls::Capabilities>,
     pub(super) records_per_key: u64,
     pub(super) timeouts: Timeouts,
     pub(super) connections_max: usize,
-    pub(super) open_count: Cell<usize>,
+    /// Open connections of the same sockets, under whatever snapshot.
+    pub(super) open_count: Rc<Cell<usize>>,
     /// What one client may have, and the table in which it is counted.
     pub(super) client_limits: Option<(Arc<Clients>, ClientLimits)>,
 }
@@ -72,34 +72,40 @@ impl Listener {
 }
 
 impl WorkerContext {
-    pub(super) fn new(
-        connections_max: usize,
-        buffer_bytes_max: usize,
-        capabilities: Arc<ktls::Capabilities>,
-        metrics: Arc<WorkerMetrics>,
-    ) -> Rc<Self> {
+    /// A worker that may have no connection until it is configured.
+    pub(super) fn new(metrics: Arc<WorkerMetrics>) -> Rc<Self> {
         Rc::new(Self {
-            pool: BufferPool::new(buffer_bytes_max),
+            pool: BufferPool::new(0),
             pipes: Rc::default(),
-            capabilities,
             wheel: Wheel::new(Instant::now()),
             metrics,
             failure_log: LogLimit::default(),
             refusal_log: LogLimit::default(),
             open_count: Cell::new(0),
-            connections_max,
-            is_draining: Cell::new(false),
+            connections_max: Cell::new(0),
+            draining: Cell::new(None),
             waiting: RefCell::default(),
         })
     }
 
+    /// Sets the limits. Connections and buffers beyond a limit that is lowered stay until they end.
+    pub(super) fn configure(&self, connections_max: usize, buffer_bytes_max: usize) {
+        self.connections_max.set(connections_max);
+        self.pool.set_large_bytes_max(buffer_bytes_max);
+    }
+
     /// Whether one more connection may be accepted from `listener`.
     pub(super) fn has_room(&self, listener: &Listener) -> bool {
-        self.open_count.get() < self.connections_max && listener.open_count.get() < listener.connections_max
+        self.open_count.get() < self.connections_max.get() && listener.open_count.get() < listener.connections_max
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.is_draining.get()
+        self.draining.get().is_some()
+    }
+
+    /// Whether another process accepts what waits.
+    pub(super) fn leaves_queued(&self) -> bool {
+        self.draining.get() == Some(Queued::Leave)
     }
 
     pub(super) fn open_count(&self) -> usize {
@@ -115,12 +121,13 @@ impl WorkerContext {
         Place { worker: Rc::clone(self), listener: Rc::clone(listener), _seat: seat }
     }
 
-    pub(super) fn start_draining(&self) {
-        self.is_draining.set(true);
+    pub(super) fn start_draining(&self, queued: Queued) {
+        self.draining.set(Some(queued));
         self.wake_all();
     }
 
-    /// Waits until `condition` holds; it is looked at again whenever a connection ends and when the drain begins.
+    /// Waits until `condition` holds; it is looked at again whenever a connection ends, a snapshot
+    /// is taken up, or the drain begins.
     ///
     /// Cancel safety: safe.
     pub(super) async fn until(&self, condition: impl Fn(&Self) -> bool) {
@@ -137,7 +144,8 @@ impl WorkerContext {
         .await;
     }
 
-    fn wake_all(&self) {
+    /// Has everybody who waits look again.
+    pub(super) fn wake_all(&self) {
         for waker in self.waiting.take() {
             waker.wake();
         }

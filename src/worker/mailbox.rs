@@ -7,17 +7,70 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::WorkerError;
+use super::snapshot::{Snapshot, SocketGroup};
 use crate::sys::socket::Stream;
 
 /// What a worker is told.
-#[derive(Debug)]
 pub enum Command {
+    /// Serve this snapshot from now on. Open connections keep what they were accepted under. Not obeyed in a drain.
+    Adopt {
+        /// The snapshot.
+        snapshot: Arc<Snapshot>,
+        /// This worker's sockets of the groups that are new.
+        sockets: Vec<(SocketGroup, OwnedFd)>,
+    },
     /// Stop accepting, let open connections end, and end the rest when the time is over; then the worker returns.
     Drain {
         /// How long open connections may take.
         timeout: Duration,
+        /// What becomes of the connections that wait to be accepted.
+        queued: Queued,
     },
+}
+
+/// What becomes of connections that wait to be accepted when accepting ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// They are accepted: closing the socket would reset them.
+    Accept,
+    /// They are left to another process, which has the same sockets.
+    Leave,
+}
+
+/// What a worker says of itself.
+#[derive(Debug)]
+pub enum Notice {
+    /// It serves the snapshot of this generation; the first one also says that it has started.
+    Adopted {
+        /// The generation.
+        generation: u64,
+    },
+    /// It could not take up a snapshot and serves the former one on.
+    Kept {
+        /// The generation of the snapshot that it could not take up.
+        generation: u64,
+        /// Why.
+        error: WorkerError,
+    },
+}
+
+/// Where a worker leaves its notices. At most one for each command waits there.
+#[derive(Clone, Debug)]
+pub struct Notices {
+    /// The number of the worker.
+    pub worker: usize,
+    /// To the control thread.
+    pub sender: UnboundedSender<(usize, Notice)>,
+}
+
+impl Notices {
+    /// Leaves a notice; where nobody listens, it is gone.
+    pub(super) fn send(&self, notice: Notice) {
+        let _ = self.sender.send((self.worker, notice));
+    }
 }
 
 /// The sending end, for other threads.

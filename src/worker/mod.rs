@@ -1,7 +1,7 @@
 //! Workers: one pinned thread per CPU, each with its own runtime and listeners.
 //!
 //! `connection.rs` orders the phases of a connection. A worker shares nothing with another: its counters are read by
-//! the scrape, and its mailbox is the one inlet from other threads.
+//! the scrape, its mailbox is the one inlet from other threads, and what it has to say goes out as a [`Notice`].
 
 mod accept;
 mod connection;
@@ -9,8 +9,9 @@ mod context;
 mod mailbox;
 mod runtime;
 mod settings;
+mod snapshot;
+mod station;
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -22,19 +23,16 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::backend::{self, Servers};
-use crate::guard::Clients;
-use crate::ktls;
+use crate::backend;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
-use crate::sys::socket::Acceptor;
-use crate::telemetry::{TicketCounters, WorkerMetrics};
-use crate::ticket::{ScopeKeys, TicketSettings};
+use crate::telemetry::{CloseReason, TicketCounters, WorkerMetrics};
 use crate::timer;
-use crate::tls::{self, identity::Identity};
-use context::{Listener, WorkerContext};
-pub use mailbox::{Command, Mailbox};
+use context::WorkerContext;
+pub use mailbox::{Command, Mailbox, Notice, Notices, Queued};
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
 pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
+pub use snapshot::{ListenerPlan, Snapshot, SocketGroup, try_out};
+use station::Stations;
 
 /// Everything that one worker is started with.
 pub struct Plan {
@@ -44,34 +42,14 @@ pub struct Plan {
     pub cpu: usize,
     /// How it waits for its sockets.
     pub ring: Ring,
-    /// Largest number of open connections.
-    pub connections_max: usize,
-    /// Bytes of large relay buffers that it lends at most.
-    pub buffer_bytes_max: usize,
-    /// Its listeners.
-    pub listeners: Vec<ListenerPlan>,
-    /// How tickets are issued.
-    pub tickets: TicketSettings,
-    /// What the kernel can do for TLS.
-    pub capabilities: Arc<ktls::Capabilities>,
-    /// What each client holds, for all workers.
-    pub clients: Arc<Clients>,
+    /// What it serves until it is told otherwise.
+    pub snapshot: Arc<Snapshot>,
+    /// Its own listening sockets.
+    pub sockets: Vec<(SocketGroup, OwnedFd)>,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
-}
-
-/// One listener of one worker.
-pub struct ListenerPlan {
-    /// What it is configured with.
-    pub settings: ListenerSettings,
-    /// Its certificate and key.
-    pub identity: Arc<Identity>,
-    /// The keys of its tickets; none: no tickets.
-    pub ticket_keys: Option<Arc<ScopeKeys>>,
-    /// Where its connections go.
-    pub backend: backend::Settings,
-    /// Its own listening socket, bound with SO_REUSEPORT.
-    pub socket: OwnedFd,
+    /// Where it says what has become of it.
+    pub notices: Notices,
 }
 
 /// A running worker.
@@ -142,42 +120,56 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     pin_to(plan.cpu).map_err(|source| WorkerError::Pin { index, cpu: plan.cpu, source })?;
     let start_error = |source| WorkerError::Start { index, source };
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
-    let worker =
-        WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, plan.capabilities, Arc::clone(&plan.metrics));
+    let worker = WorkerContext::new(Arc::clone(&plan.metrics));
     TicketCounters::adopt(Arc::clone(&plan.metrics.tickets));
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
-        for listener in plan.listeners {
-            let (acceptor, listener) = open(listener, index, &plan.tickets, &plan.clients)?;
-            monoio::spawn(accept::run(acceptor, Rc::new(listener), Rc::clone(&worker)));
-        }
         monoio::spawn(turn_wheel(Rc::clone(&worker)));
-        serve(&worker, inbox).await;
+        let mut stations = Stations::new(Rc::clone(&worker), index);
+        stations.adopt(&plan.snapshot, plan.sockets)?;
+        plan.notices.send(Notice::Adopted { generation: plan.snapshot.generation });
+        // Not held on to: certificates that a reload replaces shall go.
+        drop(plan.snapshot);
+        serve(&worker, stations, inbox, &plan.notices).await;
         Ok(())
     })
 }
 
 /// Obeys the mailbox until the worker has drained.
-async fn serve(worker: &Rc<WorkerContext>, inbox: mailbox::Inbox) {
-    let timeout = match inbox.next().await {
-        Some(Command::Drain { timeout }) => timeout,
-        None => Duration::ZERO,
+async fn serve(worker: &Rc<WorkerContext>, mut stations: Stations, inbox: mailbox::Inbox, notices: &Notices) {
+    let (timeout, queued) = loop {
+        match inbox.next().await {
+            Some(Command::Adopt { snapshot, sockets }) => {
+                let generation = snapshot.generation;
+                notices.send(match stations.adopt(&snapshot, sockets) {
+                    Ok(()) => Notice::Adopted { generation },
+                    Err(error) => Notice::Kept { generation, error },
+                });
+            }
+            Some(Command::Drain { timeout, queued }) => break (timeout, queued),
+            None => break (Duration::ZERO, Queued::Accept),
+        }
     };
-    worker.start_draining();
+    worker.start_draining(queued);
     let watch = Rc::new(worker.wheel.watch(timeout));
     monoio::spawn(move_deadline(Rc::clone(&watch), inbox));
     // A turn of the ring first, so that the acceptors empty their queues.
     monoio::time::sleep(timer::TICK).await;
     let all_ended = pin!(worker.until(|worker| worker.open_count() == 0));
     if watch.guard(all_ended).await.is_err() {
-        tracing::warn!(open = worker.open_count(), "drain timed out: closing what is still open");
+        let open = worker.open_count();
+        tracing::warn!(open, "drain timed out: closing what is still open");
+        // Their tasks end with the runtime and count nothing themselves.
+        worker.metrics.connections_closed.of(CloseReason::Drained).add(open as u64);
     }
 }
 
 /// Lets a later command set the drain's deadline anew: an operator in a hurry need not wait for the first one.
 async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
-    while let Some(Command::Drain { timeout }) = inbox.next().await {
-        watch.allow(timeout);
+    while let Some(command) = inbox.next().await {
+        if let Command::Drain { timeout, .. } = command {
+            watch.allow(timeout);
+        }
     }
 }
 
@@ -186,31 +178,6 @@ async fn turn_wheel(worker: Rc<WorkerContext>) {
         monoio::time::sleep(timer::TICK).await;
         worker.wheel.advance_at(Instant::now());
     }
-}
-
-fn open(
-    plan: ListenerPlan,
-    worker: usize,
-    tickets: &TicketSettings,
-    clients: &Arc<Clients>,
-) -> Result<(Acceptor, Listener), WorkerError> {
-    let ListenerPlan { settings, identity, ticket_keys, backend, socket } = plan;
-    let tls = tls::Context::build(&settings.tls, &identity, ticket_keys.map(|keys| (keys, tickets)))
-        .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })?;
-    let listener = Listener {
-        tls,
-        servers: Rc::new(Servers::new(&backend, worker)?),
-        connect_timeout: backend.connect_timeout,
-        kernel_tls: settings.kernel_tls,
-        records_per_key: settings.records_per_key,
-        timeouts: settings.timeouts,
-        connections_max: settings.connections_max.unwrap_or(usize::MAX),
-        open_count: Cell::new(0),
-        client_limits: settings.client_limits.map(|limits| (Arc::clone(clients), limits)),
-        name: settings.name,
-    };
-    let acceptor = Acceptor::new(socket).map_err(|source| WorkerError::Start { index: worker, source })?;
-    Ok((acceptor, listener))
 }
 
 fn pin_to(cpu: usize) -> io::Result<()> {

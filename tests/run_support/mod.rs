@@ -97,16 +97,19 @@ impl Proxy {
     /// Starts it and leaves it to itself.
     pub(crate) fn spawn(options: &Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        write_certificate(directory.path());
+        issue(directory.path());
+        // A link of its own, which a test can make lead elsewhere.
+        let executable = directory.path().join("sluice");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sluice"), &executable).unwrap();
         let ports = [Port::reserve(), Port::reserve()];
         let config = directory.path().join("sluice.toml");
         let folder = directory.path().to_str().unwrap();
         std::fs::write(&config, configuration(options, &ports).replace("FOLDER", folder)).unwrap();
         let mut command = match options.descriptors {
-            None => Command::new(env!("CARGO_BIN_EXE_sluice")),
+            None => Command::new(&executable),
             Some((soft, hard)) => {
                 let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={soft}:{hard}")).arg(env!("CARGO_BIN_EXE_sluice"));
+                command.arg(format!("--nofile={soft}:{hard}")).arg(&executable);
                 command
             }
         };
@@ -119,6 +122,14 @@ impl Proxy {
 
     pub(crate) fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The processes that have taken over so far, in order.
+    pub(crate) fn successors(&self) -> Vec<Pid> {
+        let text = self.log.text();
+        let lines = text.lines().filter(|line| line.contains(" upgraded: "));
+        let pid = |line: &str| line.split("pid=").nth(1)?.split_whitespace().next()?.parse().ok();
+        lines.filter_map(pid).map(Pid::from_raw).collect()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -145,6 +156,30 @@ impl Proxy {
         wait_until("the process ends", || self.child.try_wait().unwrap(), || log.text())
     }
 
+    /// Replaces `from`, which must be there, by `to` in the configuration file.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let config = self.directory.path().join("sluice.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "no {from:?} in\n{text}");
+        std::fs::write(&config, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// Adds `text` at the end of the configuration file.
+    pub(crate) fn append(&self, text: &str) {
+        let config = self.directory.path().join("sluice.toml");
+        let before = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, before + text).unwrap();
+    }
+
+    /// Asks for a reload: status code and body.
+    pub(crate) fn reload(&self) -> (u16, String) {
+        self.admin_request(&["--request", "POST"], "/reload")
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -156,8 +191,12 @@ impl Proxy {
 
     /// curl, with the arguments after those that make it trust the proxy.
     pub(crate) fn curl(&self, arguments: &[&str]) -> Command {
+        self.curl_at(self.address().port(), arguments)
+    }
+
+    /// The same on another port.
+    pub(crate) fn curl_at(&self, port: u16, arguments: &[&str]) -> Command {
         let mut command = Command::new("curl");
-        let port = self.address().port();
         command.args(["--silent", "--show-error", "--max-time", "60", "--cacert"]);
         command.arg(self.directory.path().join("edge.crt"));
         command.args(["--resolve", &format!("localhost:{port}:127.0.0.1")]).args(arguments);
@@ -201,6 +240,9 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for successor in self.successors() {
+            let _ = kill(successor, Signal::SIGKILL);
+        }
         if thread::panicking() {
             eprintln!("--- log of the proxy\n{}---", self.log.text());
         }
@@ -247,13 +289,13 @@ impl Log {
 }
 
 /// A port that nobody else gets: bound without listening, in a way that lets the proxy bind it too.
-struct Port {
-    address: SocketAddr,
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
     _socket: Socket,
 }
 
 impl Port {
-    fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_reuse_port(true).unwrap();
@@ -373,7 +415,7 @@ servers = ["{backend}"]
 
 /// The settings that the configuration resolves to, with other CPUs; files go to `directory`.
 pub(crate) fn settings(directory: &Path, cpus: Vec<usize>) -> sluice::server::Settings {
-    write_certificate(directory);
+    issue(directory);
     let options = Options::to(SocketAddr::from(([127, 0, 0, 1], 1)));
     let config = directory.join("sluice.toml");
     write(&config, configuration(&options, &[Port::reserve(), Port::reserve()]).as_bytes());
@@ -382,8 +424,8 @@ pub(crate) fn settings(directory: &Path, cpus: Vec<usize>) -> sluice::server::Se
     settings
 }
 
-/// A certificate for localhost that is its own authority.
-fn write_certificate(directory: &Path) {
+/// `edge.crt` and `edge.key`: a certificate for localhost that is its own authority.
+pub(crate) fn issue(directory: &Path) {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
     let mut name = X509NameBuilder::new().unwrap();

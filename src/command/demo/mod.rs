@@ -64,7 +64,7 @@ fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     let chain = directory.write("server.pem", &certificates.chain)?;
     let key = directory.write("server.key", &certificates.key)?;
     let settings = settings(arguments.listen, backend::start()?, chain, key);
-    let server = Server::start(&settings)?;
+    let mut server = Server::start(&settings)?;
     let address = server.addresses().first().copied().unwrap_or(arguments.listen);
 
     let result = introduce(&server, address, &authority).and_then(|()| {

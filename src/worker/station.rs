@@ -1,0 +1,98 @@
+//! The listeners of a worker: which sockets it accepts from, and what it serves there at present.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::WorkerError;
+use super::accept;
+use super::context::{Listener, WorkerContext};
+use super::snapshot::{Snapshot, SocketGroup, Version};
+use crate::sys::socket::Acceptor;
+use crate::tls;
+
+/// The stations of a worker, one for each group of sockets.
+pub(super) struct Stations {
+    worker: Rc<WorkerContext>,
+    index: usize,
+    stations: Vec<(SocketGroup, Rc<Station>)>,
+}
+
+/// Where the connections of one address find the listener that serves them at present.
+pub(super) struct Station {
+    version: RefCell<Version>,
+    is_closed: Cell<bool>,
+}
+
+impl Stations {
+    /// No station yet.
+    pub(super) fn new(worker: Rc<WorkerContext>, index: usize) -> Self {
+        Self { worker, index, stations: Vec::new() }
+    }
+
+    /// Serves `snapshot` from now on: new listeners on `sockets`, changed ones where they are, removed ones no more.
+    /// Where it fails, everything stays as it was.
+    pub(super) fn adopt(
+        &mut self,
+        snapshot: &Snapshot,
+        sockets: Vec<(SocketGroup, OwnedFd)>,
+    ) -> Result<(), WorkerError> {
+        let open_count = |group| match self.of(group) {
+            Some(station) => Rc::clone(&station.version.borrow().listener.open_count),
+            None => Rc::default(),
+        };
+        let versions = snapshot.build(self.index, open_count)?;
+        let acceptor = |(group, socket)| Ok((group, Acceptor::new(socket)?));
+        let acceptors: Vec<_> = sockets
+            .into_iter()
+            .map(acceptor)
+            .collect::<Result<_, _>>()
+            .map_err(|source| WorkerError::Start { index: self.index, source })?;
+
+        self.worker.configure(snapshot.connections_max, snapshot.buffer_bytes_max);
+        let mut before = std::mem::take(&mut self.stations);
+        for (group, version) in versions {
+            let kept = before.iter().position(|(other, _)| *other == group).map(|at| before.swap_remove(at).1);
+            let station = match kept {
+                Some(station) => {
+                    station.version.replace(version);
+                    station
+                }
+                None => Rc::new(Station { version: RefCell::new(version), is_closed: Cell::new(false) }),
+            };
+            self.stations.push((group, station));
+        }
+        for (_, removed) in before {
+            removed.is_closed.set(true);
+        }
+        self.worker.wake_all();
+        for (group, acceptor) in acceptors {
+            if let Some(station) = self.of(group) {
+                monoio::spawn(accept::run(acceptor, Rc::clone(station), Rc::clone(&self.worker)));
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, group: SocketGroup) -> Option<&Rc<Station>> {
+        self.stations.iter().find(|(other, _)| *other == group).map(|(_, station)| station)
+    }
+}
+
+impl Station {
+    /// The listener as a connection that is accepted now gets it.
+    pub(super) fn current(&self) -> (Rc<Listener>, Rc<tls::Context>) {
+        let version = self.version.borrow();
+        (Rc::clone(&version.listener), Rc::clone(&version.tls))
+    }
+
+    /// The listener without what its handshakes need.
+    pub(super) fn listener(&self) -> Rc<Listener> {
+        Rc::clone(&self.version.borrow().listener)
+    }
+
+    /// Whether the listener was removed: accepting ends.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+}
