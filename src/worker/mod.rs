@@ -25,7 +25,9 @@ use nix::unistd::Pid;
 use crate::backend::{self, Servers};
 use crate::guard::Clients;
 use crate::ktls;
+use crate::relay;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
+use crate::sys;
 use crate::sys::socket::Acceptor;
 use crate::telemetry::{TicketCounters, WorkerMetrics};
 use crate::ticket::{ScopeKeys, TicketSettings};
@@ -35,6 +37,9 @@ use context::{Listener, WorkerContext};
 pub use mailbox::{Command, Mailbox};
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
 pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
+
+/// What a connection did not use for this long is given back: long enough that a busy one never pays for it.
+const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything that one worker is started with.
 pub struct Plan {
@@ -181,10 +186,39 @@ async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
     }
 }
 
+/// Turns the wheel of deadlines, and gives back what is not needed any more.
 async fn turn_wheel(worker: Rc<WorkerContext>) {
+    let mut reclaim = Reclaim { due: Instant::now() + RECLAIM_INTERVAL, accepted: 0, has_garbage: false };
     loop {
         monoio::time::sleep(timer::TICK).await;
-        worker.wheel.advance_at(Instant::now());
+        let now = Instant::now();
+        worker.wheel.advance_at(now);
+        reclaim.advance_at(now, worker.metrics.connections_accepted.value());
+    }
+}
+
+/// Gives back memory that connections do not use at the moment.
+struct Reclaim {
+    due: Instant,
+    /// Connections accepted when it was looked last.
+    accepted: u64,
+    /// Connections were accepted since memory was given back.
+    has_garbage: bool,
+}
+
+impl Reclaim {
+    fn advance_at(&mut self, now: Instant, accepted: u64) {
+        if now < self.due {
+            return;
+        }
+        self.due = now + RECLAIM_INTERVAL;
+        relay::reclaim_idle();
+        // A handshake takes some 60 KiB, which the next one uses again. When none came for a while, the system gets it.
+        let is_quiet = std::mem::replace(&mut self.accepted, accepted) == accepted;
+        if is_quiet && std::mem::replace(&mut self.has_garbage, false) {
+            sys::allocator::give_back();
+        }
+        self.has_garbage |= !is_quiet;
     }
 }
 
