@@ -6,17 +6,16 @@ use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 
 use super::alert::AlertDescription;
+use super::context::{ContextLoan, Purpose};
 use super::header::{ContentType, HEADER_LEN, protected_length};
 use super::limit::PLAINTEXT_LEN_MAX;
-use super::protect::{
-    CryptoError, EXPLICIT_NONCE_LEN, NONCE_LEN, explicit_nonce, sequence_nonce, tls12_aad, with_cipher,
-};
+use super::protect::{CryptoError, EXPLICIT_NONCE_LEN, NONCE_LEN, explicit_nonce, sequence_nonce, tls12_aad};
 use super::seal::check_rekey;
 use super::suite::{Aead, ProtocolVersion, TrafficKeys};
 
 /// Opens the records of one direction, in place.
 pub struct Opener {
-    context: CipherCtx,
+    context: ContextLoan,
     keys: TrafficKeys,
     payload_len_max: usize,
 }
@@ -36,8 +35,7 @@ impl Opener {
     /// # Errors
     /// When a key has the wrong length, or OpenSSL refuses it.
     pub fn new(keys: TrafficKeys) -> Result<Self, CryptoError> {
-        let mut context = CipherCtx::new().map_err(CryptoError::openssl("allocate a cipher context"))?;
-        set_key(&mut context, &keys)?;
+        let context = ContextLoan::new(Purpose::Open, &keys)?;
         Ok(Self { context, keys, payload_len_max: PLAINTEXT_LEN_MAX })
     }
 
@@ -73,7 +71,7 @@ impl Opener {
     fn open_tls13(&mut self, header: &[u8; HEADER_LEN], fragment: &mut [u8]) -> Result<Opened, OpenError> {
         let nonce = sequence_nonce(&self.keys.iv, self.keys.sequence);
         let (text, tag) = fragment.split_at_mut(fragment.len() - self.keys.aead.tag_len());
-        decrypt(&mut self.context, &nonce, header, text, tag)?;
+        self.context.with(&self.keys, |context| decrypt(context, &nonce, header, text, tag))??;
         self.keys.sequence += 1;
         // RFC 8446 section 5.4: padding counts for the limit, and 2^14 + 1 bytes are all that content, type and padding
         // may take together.
@@ -101,7 +99,7 @@ impl Opener {
             return Err(OpenError::PayloadTooLong { got: text.len(), max: self.payload_len_max });
         }
         let aad = tls12_aad(self.keys.sequence, header[0], text.len());
-        decrypt(&mut self.context, &nonce, &aad, text, tag)?;
+        self.context.with(&self.keys, |context| decrypt(context, &nonce, &aad, text, tag))??;
         self.keys.sequence += 1;
         let start = HEADER_LEN + explicit_len;
         Ok(Opened { content_type: open_type(header[0])?, payload: start..start + text.len() })
@@ -113,7 +111,7 @@ impl Opener {
     /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or OpenSSL refuses them.
     pub fn rekey(&mut self, keys: TrafficKeys) -> Result<(), CryptoError> {
         check_rekey(&self.keys, &keys)?;
-        set_key(&mut self.context, &keys)?;
+        self.context.rekey(&keys)?;
         self.keys = keys;
         Ok(())
     }
@@ -229,15 +227,6 @@ fn open_type(code: u8) -> Result<ContentType, OpenError> {
     }
 }
 
-fn set_key(context: &mut CipherCtx, keys: &TrafficKeys) -> Result<(), CryptoError> {
-    keys.check_key_len()?;
-    with_cipher(keys.aead, |cipher| {
-        context
-            .decrypt_init(Some(cipher), Some(keys.key.expose()), None)
-            .map_err(CryptoError::openssl("set the key of an opener"))
-    })
-}
-
 fn decrypt(
     context: &mut CipherCtx,
     nonce: &[u8; NONCE_LEN],
@@ -272,6 +261,7 @@ fn decrypt_text(
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
     use super::*;
+    use crate::record::protect::with_cipher;
     use crate::record::testing::{hex, keys, pair, suite};
     use crate::record::{CipherSuite, Sealer, TrafficSecret};
 

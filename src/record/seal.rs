@@ -2,11 +2,11 @@
 
 use openssl::cipher_ctx::CipherCtx;
 
+use super::context::{ContextLoan, Purpose};
 use super::header::{ContentType, HEADER_LEN};
 use super::limit::{CONTROL_RECORDS_RESERVE, PLAINTEXT_LEN_MAX, records_max};
 use super::protect::{
     CryptoError, EXPLICIT_NONCE_LEN, NONCE_LEN, explicit_nonce, header, outer_type, sequence_nonce, tls12_aad,
-    with_cipher,
 };
 use super::suite::{Aead, ProtocolVersion, TrafficKeys};
 
@@ -15,7 +15,7 @@ use super::suite::{Aead, ProtocolVersion, TrafficKeys};
 /// The caller leaves [`prefix_len`](Self::prefix_len) bytes before and [`suffix_len`](Self::suffix_len) bytes behind
 /// the payload, so that data is sealed where it was received.
 pub struct Sealer {
-    context: CipherCtx,
+    context: ContextLoan,
     keys: TrafficKeys,
     record_limit: u64,
     payload_len_max: usize,
@@ -27,8 +27,7 @@ impl Sealer {
     /// # Errors
     /// When a key has the wrong length, or OpenSSL refuses it.
     pub fn new(keys: TrafficKeys) -> Result<Self, CryptoError> {
-        let mut context = CipherCtx::new().map_err(CryptoError::openssl("allocate a cipher context"))?;
-        set_key(&mut context, &keys)?;
+        let context = ContextLoan::new(Purpose::Seal, &keys)?;
         let record_limit = records_max(keys.aead);
         Ok(Self { context, keys, record_limit, payload_len_max: PLAINTEXT_LEN_MAX })
     }
@@ -100,15 +99,14 @@ impl Sealer {
         let tag_at = record.len() - self.keys.aead.tag_len();
         let (rest, tag) = record.split_at_mut(tag_at);
         let text = &mut rest[prefix_len..];
-        let result = match self.keys.version {
+        let version = self.keys.version;
+        let result = self.context.with(&self.keys, |context| match version {
             ProtocolVersion::Tls13 => {
                 text[payload_len] = content_type as u8;
-                encrypt(&mut self.context, &nonce, &header, text, tag)
+                encrypt(context, &nonce, &header, text, tag)
             }
-            ProtocolVersion::Tls12 => {
-                encrypt(&mut self.context, &nonce, &tls12_aad(sequence, outer, payload_len), text, tag)
-            }
-        };
+            ProtocolVersion::Tls12 => encrypt(context, &nonce, &tls12_aad(sequence, outer, payload_len), text, tag),
+        })?;
         result.map_err(|source| SealError::Crypto(CryptoError::OpenSsl { operation: "encrypt a record", source }))
     }
 
@@ -145,7 +143,7 @@ impl Sealer {
     /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or OpenSSL refuses them.
     pub fn rekey(&mut self, keys: TrafficKeys) -> Result<(), CryptoError> {
         check_rekey(&self.keys, &keys)?;
-        set_key(&mut self.context, &keys)?;
+        self.context.rekey(&keys)?;
         self.keys = keys;
         Ok(())
     }
@@ -241,15 +239,6 @@ pub(super) fn check_rekey(current: &TrafficKeys, next: &TrafficKeys) -> Result<(
     let fits =
         current.version == ProtocolVersion::Tls13 && current.version == next.version && current.aead == next.aead;
     if fits { Ok(()) } else { Err(CryptoError::WrongSuite { operation: "rekey" }) }
-}
-
-fn set_key(context: &mut CipherCtx, keys: &TrafficKeys) -> Result<(), CryptoError> {
-    keys.check_key_len()?;
-    with_cipher(keys.aead, |cipher| {
-        context
-            .encrypt_init(Some(cipher), Some(keys.key.expose()), None)
-            .map_err(CryptoError::openssl("set the key of a sealer"))
-    })
 }
 
 fn encrypt(

@@ -24,6 +24,9 @@ pub use buffer::{BufferPool, LARGE_LEN};
 pub use close::{close_without_backend, linger};
 pub use pipe::PipePool;
 
+/// Gives back what idle connections of this thread hold without need: see [`crate::record::reclaim_idle`].
+pub use crate::record::reclaim_idle;
+
 /// Records that one AES-GCM key may protect: see [`Sides::records_per_key`].
 pub use crate::record::AES_GCM_RECORDS_MAX as RECORDS_PER_KEY_MAX;
 

@@ -14,6 +14,13 @@ pub fn adopt_openssl() -> bool {
     unsafe { CRYPTO_set_mem_functions(allocate, reallocate, release) == 1 }
 }
 
+/// Gives what this thread has freed back to the system, as far as whole pages are free. To be called when a burst of
+/// work is over: mimalloc itself would look again only at the next allocation.
+pub fn give_back() {
+    // SAFETY: mi_collect may be called on any thread at any time; it looks at the caller's own heap.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 unsafe extern "C" fn allocate(len: usize, _file: *const c_char, _line: c_int) -> *mut c_void {
     // SAFETY: mi_malloc takes any length.
     unsafe { libmimalloc_sys::mi_malloc(len) }

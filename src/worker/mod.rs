@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod context;
 mod mailbox;
+mod reclaim;
 mod runtime;
 mod settings;
 mod snapshot;
@@ -29,6 +30,7 @@ use crate::telemetry::{CloseReason, TicketCounters, WorkerMetrics};
 use crate::timer;
 use context::WorkerContext;
 pub use mailbox::{Command, Mailbox, Notice, Notices, Queued};
+use reclaim::Reclaim;
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
 pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
 pub use snapshot::{ListenerPlan, Snapshot, SocketGroup, try_out};
@@ -173,10 +175,14 @@ async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
     }
 }
 
+/// Turns the wheel of deadlines, and gives back what is not needed any more.
 async fn turn_wheel(worker: Rc<WorkerContext>) {
+    let mut reclaim = Reclaim::new(Instant::now());
     loop {
         monoio::time::sleep(timer::TICK).await;
-        worker.wheel.advance_at(Instant::now());
+        let now = Instant::now();
+        worker.wheel.advance_at(now);
+        reclaim.advance_at(now, worker.metrics.connections_accepted.value());
     }
 }
 
