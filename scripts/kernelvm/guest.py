@@ -33,7 +33,7 @@ class Machine:
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=runs) as directory:
             out = Path(directory)
             counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
-            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", **counted}, image.skip)
+            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
             print(f"\nbooting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
             timed_out = self._boot(image, tools, jobs, out)
             return report.collect(name, image.release, jobs, out, timed_out, out / "console")

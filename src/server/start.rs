@@ -250,6 +250,15 @@ fn probe_kernel_tls(settings: &Settings) -> Result<ktls::Capabilities, StartErro
                 capabilities.kernel
             );
         }
+        None if settings.listeners.iter().any(|listener| listener.kernel_tls.mode == ktls::Mode::Auto)
+            && capabilities.cipher_costs.iter().any(ktls::CipherCost::is_slow) =>
+        {
+            tracing::warn!(
+                "Linux {} is slow at sealing; kernel_tls = \"auto\" keeps those records in userspace \
+                 (`sluice doctor` names the cipher and the remedy)",
+                capabilities.kernel
+            );
+        }
         None => tracing::info!(suites = capabilities.suites.len(), "kernel TLS is available"),
     }
     Ok(capabilities)
