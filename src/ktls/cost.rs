@@ -26,7 +26,7 @@ pub struct CipherCost {
 
 impl CipherCost {
     /// From here on the kernel's cipher costs more than splice saves (docs/kernel-tls.md).
-    pub const SLOW_PERCENT: u32 = 200;
+    pub const SLOW_PERCENT: u32 = 150;
 
     /// Whether the kernel loses by more than it can make up for.
     pub const fn is_slow(&self) -> bool {
