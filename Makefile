@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel lint deny fmt bench compare clean
+.PHONY: help build demo test test-kernel lint deny fmt bench compare compare-kernel clean
 # The steps of a task are in order, whatever -j says; cargo uses every CPU by itself.
 .NOTPARALLEL:
 
@@ -16,7 +16,7 @@ EVERYTHING := --workspace --all-targets
 SLUICE := target/release/sluice
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build target/release/sluice, OpenSSL included
 	scripts/setup build
@@ -65,6 +65,10 @@ compare: ## Load Sluice and its peers in turn; tables and plots in target/compar
 	scripts/setup compare
 	$(CARGO) build --release --package sluice --package sluice-loadtest
 	target/release/sluice-load compare --out target/compare
+
+compare-kernel: ## The same where instructions are counted, kernel TLS included (emulated, about half an hour)
+	scripts/setup compare
+	scripts/kernel-compare
 
 clean: ## Remove what was built; fetched kernels in .cache stay
 	cargo clean

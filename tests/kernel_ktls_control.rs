@@ -101,6 +101,21 @@ fn control_record_larger_than_the_buffer_comes_in_parts() {
 }
 
 #[test]
+fn part_of_a_record_does_not_make_the_socket_readable() {
+    let Some(_kernel) = kernel_tls() else { return };
+    for version in VERSIONS {
+        let mut promoted = Promoted::new(version);
+        let record = promoted.to_socket.seal(APPLICATION_DATA, b"whole");
+        let (most, last) = record.split_at(record.len() - 1);
+        socket::send_all(&promoted.peer, most);
+        assert!(!socket::becomes(&promoted.socket, PollFlags::POLLIN, SILENCE), "{version:?}");
+        assert_eq!(promoted.receives_now(), Received::WouldBlock, "{version:?}");
+        socket::send_all(&promoted.peer, last);
+        assert_eq!(promoted.receives(), Received::Data(5), "{version:?}");
+    }
+}
+
+#[test]
 fn control_record_met_by_a_plain_read_is_not_lost() {
     let Some(_kernel) = kernel_tls() else { return };
     let mut promoted = Promoted::new(Tls13);

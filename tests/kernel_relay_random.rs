@@ -36,21 +36,22 @@ const INTERNAL_ERROR: u8 = 80;
 
 #[test]
 fn random_sequences_on_auto_keep_every_promise() {
-    run("auto");
+    run("auto", "copy");
 }
 
 #[test]
 fn random_sequences_on_always_keep_every_promise() {
-    run("always");
+    run("always", "splice");
 }
 
-fn run(kernel_tls: &str) {
+fn run(kernel_tls: &str, bulk: &'static str) {
     let kernel = kernel_support::kernel_tls();
     let can_rekey = kernel.is_none() || ktls::probe().rekey_receive;
     let backend = Backend::listen();
     let options = Options {
         kernel_tls: kernel_tls.to_owned(),
         kernel_tls_after: Some("16KiB".into()),
+        kernel_tls_bulk: Some(bulk),
         ..Options::to([backend.address()])
     };
     let proxy = Proxy::start(&options);

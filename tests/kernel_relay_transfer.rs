@@ -10,7 +10,8 @@ use std::net::Shutdown;
 use std::process::Command;
 
 use kernel_support::{KernelTls, kernel_version};
-use sluice::record::ContentType;
+use sluice::ktls;
+use sluice::record::{Aead, ContentType};
 use support::backend::Backend;
 use support::body::{self, End, Received};
 use support::certificate::KeyKind;
@@ -73,8 +74,17 @@ fn kept(proxy: &Proxy, direction: &str, reason: &str) -> u64 {
 }
 
 fn start(backend: &Backend, kernel_tls: &str) -> Proxy {
+    start_with(backend, kernel_tls, "splice")
+}
+
+fn start_with(backend: &Backend, kernel_tls: &str, bulk: &'static str) -> Proxy {
     let (kernel_tls, kernel_tls_after) = (kernel_tls.to_owned(), Some("16KiB".to_owned()));
-    Proxy::start(&Options { kernel_tls, kernel_tls_after, ..Options::to([backend.address()]) })
+    Proxy::start(&Options {
+        kernel_tls,
+        kernel_tls_after,
+        kernel_tls_bulk: Some(bulk),
+        ..Options::to([backend.address()])
+    })
 }
 
 /// Sends `len` bytes up, then as many down, and checks every one.
@@ -124,6 +134,67 @@ fn always_moves_every_byte_of_every_suite_in_the_kernel() {
         0,
         "sockets are closed"
     );
+}
+
+#[test]
+fn bulk_is_copied_where_the_listener_says_so() {
+    let backend = Backend::listen();
+    let Some(mut kernel) = kernel_support::kernel_tls() else { return };
+    let proxy = start_with(&backend, "always", "copy");
+    for version in Version::ALL {
+        let counts = Counts::begin(&proxy, &mut kernel);
+        transfer(&proxy, &backend, version.usual_suite(), 1_500_000);
+        assert_eq!(counts.taken_by_kernel(), [1, 1], "{version:?}");
+        assert_eq!(counts.bytes(), [[0, 1_500_000, 0]; 2], "{version:?}");
+    }
+}
+
+#[test]
+fn cipher_without_the_cpus_driver_is_kept_in_userspace_by_auto_and_taken_by_who_demands_the_kernel() {
+    let backend = Backend::listen();
+    let Some(mut kernel) = kernel_support::kernel_tls() else { return };
+    let Some(_driver) = RemovedDriver::remove() else { return };
+    let capabilities = ktls::probe();
+    let is_slow = [Aead::Aes128Gcm, Aead::Aes256Gcm].map(|aead| capabilities.is_slow(aead));
+    assert_eq!(is_slow, [true, true], "{capabilities}");
+    let suite = Version::Tls13.usual_suite();
+    let proxy = start(&backend, "auto");
+    assert!(proxy.log().contains("slow at sealing"), "{}", proxy.log());
+    kernel.begin();
+    transfer(&proxy, &backend, suite, 300_000);
+    assert_eq!([UP, DOWN].map(|way| kept(&proxy, way, "slow_cipher")), [1, 1]);
+    assert_eq!((kernel.grown("TlsTxSw"), kernel.grown("TlsRxSw")), (0, 0));
+    let proxy = start(&backend, "required");
+    let counts = Counts::begin(&proxy, &mut kernel);
+    transfer(&proxy, &backend, suite, 300_000);
+    assert_eq!(counts.promoted(), [1, 1]);
+}
+
+/// The driver of the CPU's AES, taken out of the kernel until this is dropped: in the emulated machine alone, where
+/// nobody else needs it.
+struct RemovedDriver;
+
+impl RemovedDriver {
+    fn remove() -> Option<Self> {
+        if std::env::var_os("SLUICE_KERNEL_GUEST").is_none() || !modprobe(&["aesni_intel"]) {
+            return None;
+        }
+        // Sockets that were closed give their ciphers back a little later.
+        wait_until("the driver is removed", || modprobe(&["--remove", "aesni_intel"]));
+        Some(Self)
+    }
+}
+
+impl Drop for RemovedDriver {
+    fn drop(&mut self) {
+        modprobe(&["aesni_intel"]);
+    }
+}
+
+fn modprobe(arguments: &[&str]) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let output = Command::new("modprobe").args(arguments).env("PATH", path).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 #[test]

@@ -36,14 +36,16 @@ fn idle_connection_ends_with_close_notify_and_a_reset_of_the_backend() {
 
 #[test]
 fn bytes_in_one_direction_keep_the_connection_from_being_idle() {
+    /// So long that no stall of an emulated machine is as long.
+    const PATIENT: Duration = Duration::from_secs(4);
     let backend = Backend::listen();
-    let proxy = Proxy::start(&Options { idle_timeout: SHORT, ..Options::to([backend.address()]) });
+    let proxy = Proxy::start(&Options { idle_timeout: PATIENT, ..Options::to([backend.address()]) });
     let mut client = Client::of(&proxy).connect();
     let mut server = backend.accept();
     let begun = Instant::now();
-    while begun.elapsed() < SHORT * 3 {
+    while begun.elapsed() < PATIENT + PATIENT / 4 {
         // The pause is what is tested: shorter than the time-out, again and again.
-        std::thread::park_timeout(SHORT / 8);
+        std::thread::park_timeout(PATIENT / 16);
         server.write_all(b"tick").unwrap();
         assert_eq!(client.receive(4), b"tick");
     }

@@ -93,6 +93,28 @@ pub struct TlsPlan {
     pub server_name: Option<String>,
     /// ALPN protocols in order of preference.
     pub alpn: Vec<String>,
+    /// Who protects the client's records.
+    pub records: Records,
+}
+
+/// Who protects the client's records behind the handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Records {
+    /// OpenSSL.
+    #[default]
+    Userspace,
+    /// The kernel.
+    Kernel,
+}
+
+impl Records {
+    /// The name in results.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Userspace => "userspace",
+            Self::Kernel => "kernel",
+        }
+    }
 }
 
 /// How the certificate of the target is checked.
@@ -179,6 +201,11 @@ impl Plan {
         let needs_tls = |scenario| matches!(scenario, Scenario::Handshake | Scenario::Resume);
         let asks_handshakes = needs_tls(self.scenario) || self.weights.keys().any(|scenario| needs_tls(*scenario));
         wrong(asks_handshakes && self.tls.is_none(), "handshakes need a target with TLS")?;
+        let has_kernel_tls = self.tls.as_ref().is_some_and(|tls| tls.records == Records::Kernel);
+        wrong(
+            asks_handshakes && has_kernel_tls,
+            "kernel-tls: tickets come inside of TLS, where the kernel keeps them; only request, transfer and idle have it",
+        )?;
         let is_mixed = self.scenario == Scenario::Mixed;
         wrong(is_mixed && self.weights.values().all(|weight| *weight == 0), "mixed: at least one weight")?;
         wrong(
@@ -239,6 +266,7 @@ impl TlsPlan {
             server_name: self.server_name.clone(),
             alpn: self.alpn.clone(),
             verified: self.trust != Trust::Insecure,
+            records: self.records.label().to_owned(),
         }
     }
 }
@@ -279,6 +307,16 @@ mod tests {
     fn handshakes_without_tls_are_refused() {
         let plan = Plan { scenario: Scenario::Handshake, ..plan() };
         assert!(plan.check().unwrap_err().contains("TLS"));
+    }
+
+    #[test]
+    fn kernel_tls_is_refused_where_tickets_or_handshakes_are_the_work() {
+        let tls = Some(TlsPlan { records: Records::Kernel, ..TlsPlan::default() });
+        for scenario in [Scenario::Handshake, Scenario::Resume] {
+            let message = Plan { scenario, tls: tls.clone(), ..plan() }.check().unwrap_err();
+            assert!(message.starts_with("kernel-tls"), "{message}");
+        }
+        assert_eq!(Plan { tls, ..plan() }.check(), Ok(()));
     }
 
     #[test]

@@ -169,6 +169,9 @@ pub struct TlsSettings {
     pub alpn: Vec<String>,
     /// The certificate was checked.
     pub verified: bool,
+    /// Who protected the client's records behind the handshake: `userspace` or `kernel`.
+    #[serde(default)]
+    pub records: String,
 }
 
 /// Work done, and what it cost.

@@ -15,12 +15,13 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cost::{self, Processes};
+use crate::engine::kernel_tls;
 use crate::engine::probe::probe;
 use crate::engine::runtime::Engine;
 use crate::engine::tally::{Control, Counters, Counts, Phase, ThreadReport};
 use crate::engine::worker::{Event, Job};
 use crate::machine;
-use crate::plan::Plan;
+use crate::plan::{Plan, Records};
 use crate::result::{RunResult, Scenario};
 
 /// Why a run gave no result.
@@ -116,6 +117,9 @@ pub fn run(plan: &Plan, watch: &dyn Watch) -> Result<RunResult, RunError> {
     plan.check().map_err(RunError::Plan)?;
     raise_descriptor_limit(plan.connections)?;
     let negotiated = probe(plan)?;
+    if plan.tls.as_ref().is_some_and(|tls| tls.records == Records::Kernel) {
+        kernel_tls::check(negotiated.as_ref())?;
+    }
     let target = Processes::new(&plan.pids).map_err(|(pid, source)| RunError::Pid { pid, source })?;
     let engine = plan.engine.unwrap_or_else(Engine::detect);
     let pss_before = target.pss_bytes();

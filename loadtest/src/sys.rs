@@ -1,7 +1,9 @@
-//! The two OpenSSL calls that have no safe wrapper; the only unsafe code of this crate.
+//! The calls that have no safe wrapper; the only unsafe code of this crate.
 #![allow(unsafe_code, reason = "no safe wrapper exists; every block says why it is sound")]
 
 use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use foreign_types_shared::ForeignTypeRef;
 use openssl::error::ErrorStack;
@@ -29,3 +31,33 @@ pub(crate) fn group_name(ssl: &SslRef) -> Option<String> {
     let name = unsafe { CStr::from_ptr(name) };
     Some(name.to_string_lossy().into_owned())
 }
+
+/// Sends `payload` as one record of `content_type` through a socket whose records the kernel protects; never waits.
+pub(crate) fn send_record(socket: BorrowedFd<'_>, content_type: u8, payload: &[u8]) -> io::Result<()> {
+    // Words, because a control message wants their alignment.
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut part = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    // SAFETY: msghdr is plain data of integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: the control buffer has room for one message with one byte, so there is a first header in it, and a byte
+    // of data behind that.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_TLS;
+        (*header).cmsg_type = libc::TLS_SET_RECORD_TYPE;
+        (*header).cmsg_len = libc::CMSG_LEN(1) as _;
+        *libc::CMSG_DATA(header) = content_type;
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `message` points to `part` and `control`, both live; sendmsg reads `payload` and writes nothing.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+// SAFETY: CMSG_SPACE only computes.
+const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE(1) } as usize;
+const CONTROL_WORDS: usize = CONTROL_BYTES.div_ceil(size_of::<u64>());

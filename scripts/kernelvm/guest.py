@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,10 +34,33 @@ class Machine:
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=runs) as directory:
             out = Path(directory)
             counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
-            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", **counted}, image.skip)
+            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
             print(f"\nbooting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
             timed_out = self._boot(image, tools, jobs, out)
             return report.collect(name, image.release, jobs, out, timed_out, out / "console")
+
+    def command(self, image, tools, arguments, kept):
+        """Boots `image` and runs one command there, which finds GUEST_OUT writable. What it leaves there is moved to
+        `kept`; hands back its output and its exit status, which is none when it did not come to its end."""
+        runs = self.cache / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="command-", dir=runs) as directory:
+            out = Path(directory)
+            results = out / "results"
+            results.mkdir()
+            lines = prologue(GUEST_OUT, self.project, {"SLUICE_ICOUNT": "1"} if self.icount else {})
+            lines.append(f"{shlex.join(map(str, arguments))} > {GUEST_OUT}/log 2>&1 < /dev/null")
+            lines.append(f"echo $? > {GUEST_OUT}/status")
+            (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            print(f"booting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
+            self._boot(image, tools, [], out)
+            status = report.read(out / "status").strip()
+            if not status:
+                print(report.read(out / "console"), flush=True)
+            kept.mkdir(parents=True, exist_ok=True)
+            for path in results.iterdir():
+                shutil.copy2(path, kept / path.name)
+            return report.read(out / "log"), int(status) if status else None
 
     def _boot(self, image, tools, jobs, out):
         command = [str(tools / "vng"), "--run", str(image.kernel), "--disable-kvm", "--user", "root", "--memory", "2G",
@@ -70,14 +94,7 @@ def run_on_host(project, cache, jobs, timeout_seconds):
 def write_job(out, seen_as, project, jobs, variables, skip=()):
     """Writes the shell script that the guest runs, which sees the directory `out` as `seen_as`. Neither output nor exit
     status leave the guest but by files."""
-    passed = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ENVIRONMENT)}
-    # Machines load the driver of their CPU's AES when they start; without it the kernel takes a slow one in C.
-    lines = ["modprobe aesni_intel 2>/dev/null", "modprobe tls 2>/dev/null", f"uname -r > {shlex.quote(str(seen_as / 'release'))}",
-             f"cd {shlex.quote(str(project))}"]
-    lines += [f"export {key}={shlex.quote(value)}" for key, value in {**passed, **variables}.items()]
-    if "SLUICE_ICOUNT" in variables:
-        # The kernel tests what it has loaded, and one processor has to do that too. Idle time passes at once here.
-        lines.append("sleep 300")
+    lines = prologue(seen_as, project, variables)
     for index, job in enumerate(jobs):
         settings = [f"{key}={value}" for key, value in job.environment.items()]
         left_out = (*job.skip, *(skip if job.obeys_kernel else ()))
@@ -89,6 +106,19 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
         lines += [f"{command} > {log} 2>&1 < /dev/null", f"echo $? > {status}"]
     lines.append(f"dmesg > {shlex.quote(str(seen_as / 'dmesg'))} 2>/dev/null")
     (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def prologue(seen_as, project, variables):
+    """The first lines of a job: modules, the kernel's own word on itself, and the environment."""
+    passed = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ENVIRONMENT)}
+    # Machines load the driver of their CPU's AES when they start; without it the kernel takes a slow one in C.
+    lines = ["modprobe aesni_intel 2>/dev/null", "modprobe tls 2>/dev/null",
+             f"uname -r > {shlex.quote(str(seen_as / 'release'))}", f"cd {shlex.quote(str(project))}"]
+    lines += [f"export {key}={shlex.quote(value)}" for key, value in {**passed, **variables}.items()]
+    if "SLUICE_ICOUNT" in variables:
+        # The kernel tests what it has loaded, and one processor has to do that too. Idle time passes at once here.
+        lines.append("sleep 300")
+    return lines
 
 
 def wait(command, environment, cwd, console, timeout_seconds):

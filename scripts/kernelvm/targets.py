@@ -27,12 +27,8 @@ class Job:
 RELAY = ("relay_bodies", "relay_close", "relay_records", "relay_timeouts")
 # Bodies take minutes in an emulated machine: `auto` moves them through both engines, kernel_relay_transfer has `always`.
 ONE_POLICY = ("relay_bodies",)
-# Far too much for an emulated machine, and what has to happen within a second.
-RELAY_SKIP = (
-    "256_mib",
-    "answer_still_reaches_a_client_that_truncated",
-    "bytes_in_one_direction_keep_the_connection_from_being_idle",
-)
+# Far too much for an emulated machine.
+RELAY_SKIP = ("256_mib",)
 # What the kernel does not show to us, with any version: see docs/kernel-tls.md, and kernel_relay_control for what holds.
 ALWAYS_SKIP = ("flood_of_empty_records", "oversized_record_is_refused_by_its_header", "change_cipher_spec_after")
 POLICIES = {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::scalar::{ByteCount, Scalar};
 use crate::guard::{ClientLimits, Clients};
+use crate::ktls;
 use crate::worker::RECORDS_PER_KEY_MAX;
 
 /// What a key may be set to, both ends included, and what it is when absent.
@@ -127,7 +128,7 @@ pub(super) const BUFFER_MEMORY: Limit<ByteCount> =
     Limit { min: ByteCount(MIB), default: ByteCount(64 * MIB), max: ByteCount(64 * GIB) };
 /// Below one full record a hand-over never pays.
 pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
-    Limit { min: ByteCount(16 * KIB), default: ByteCount(MIB), max: ByteCount(GIB) };
+    Limit { min: ByteCount(16 * KIB), default: ByteCount(ktls::Settings::PROMOTE_AFTER_BYTES), max: ByteCount(GIB) };
 /// RFC 9846 section 5.5 sets the upper end. The lower one leaves the kernel engine room for what it sends between two
 /// looks at its record count.
 pub(super) const RECORDS_PER_KEY: Limit<u64> =

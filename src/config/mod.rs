@@ -219,7 +219,8 @@ mod tests {
         assert_eq!(listener.address, "0.0.0.0:8443".parse().unwrap());
         let expected = ktls::Settings {
             mode: ktls::Mode::Auto,
-            promote_after_bytes: 1 << 20,
+            promote_after_bytes: ktls::Settings::PROMOTE_AFTER_BYTES,
+            bulk: ktls::Bulk::Auto,
             known_bugs: ktls::KnownBugs::Refuse,
         };
         assert_eq!(listener.kernel_tls, expected);
@@ -254,6 +255,7 @@ mod tests {
             backend = "app"
             kernel_tls = "required"
             kernel_tls_after = "16KiB"
+            kernel_tls_bulk = "copy"
             handshake_timeout = "1s"
             idle_timeout = "2s"
             close_timeout = "3s"
@@ -275,6 +277,7 @@ mod tests {
         let expected = ktls::Settings {
             mode: ktls::Mode::Required,
             promote_after_bytes: 16 << 10,
+            bulk: ktls::Bulk::Copy,
             known_bugs: ktls::KnownBugs::Refuse,
         };
         assert_eq!(listener.kernel_tls, expected);

@@ -128,6 +128,9 @@ pub(super) struct Listener {
     /// Bytes that a direction carries before `auto` and `required` hand it over.
     #[schemars(transform = limit::KERNEL_TLS_AFTER.describe())]
     pub(super) kernel_tls_after: Field<ByteCount>,
+    /// How bulk moves once the kernel protects it: `splice` through a pipe, `copy` through a buffer, `auto` by what
+    /// measures cheaper in each direction.
+    pub(super) kernel_tls_bulk: Field<ktls::Bulk>,
     /// Kernels with published bugs that a TLS peer can set off: `refuse` keeps record protection in userspace there,
     /// `accept` uses kernel TLS all the same, for kernels that carry the fixes under an older number.
     pub(super) kernel_tls_known_bugs: Field<ktls::KnownBugs>,

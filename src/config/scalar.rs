@@ -411,6 +411,7 @@ macro_rules! choice {
 choice!(admin::SocketMode { "0600" => Self::User, "0660" => Self::Group });
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
+choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => Self::Copy });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
 

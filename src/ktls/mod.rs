@@ -3,6 +3,7 @@
 mod absence;
 mod bug;
 pub mod control;
+mod cost;
 pub mod install;
 pub mod policy;
 pub mod probe;
@@ -11,7 +12,8 @@ mod settings;
 pub use crate::telemetry::kernel_tls::Statistics;
 pub use absence::Absence;
 pub use bug::{KnownBug, Reach, known_bugs};
+pub use cost::CipherCost;
 pub use install::{Direction, InstallError, attach_ulp, install};
 pub use policy::{Candidate, Decision, KeepReason, RequirementUnmet};
 pub use probe::{Capabilities, probe};
-pub use settings::{KnownBugs, Mode, Settings};
+pub use settings::{Bulk, KnownBugs, Mode, Settings};

@@ -133,6 +133,10 @@ impl Settings {
         if !capabilities.supports(candidate.version, candidate.aead, candidate.direction) {
             return Some(KeepReason::Suite);
         }
+        // Whoever demands the kernel gets it; `auto` is about what is cheaper.
+        if self.mode == Mode::Auto && capabilities.is_slow(candidate.aead) {
+            return Some(KeepReason::SlowCipher);
+        }
         // Only what we seal has to be small: the client cuts its own records.
         let limited = candidate.direction == Direction::Transmit && candidate.max_fragment_length.is_some();
         if limited && !capabilities.transmit_payload_limit {
@@ -149,7 +153,9 @@ impl Settings {
 mod tests {
     use super::super::absence::Absence;
     use super::super::bug;
+    use super::super::cost::CipherCost;
     use super::super::probe::SuiteSupport;
+    use super::super::settings::Bulk;
     use super::*;
     use crate::telemetry::Label;
 
@@ -158,7 +164,7 @@ mod tests {
     const REQUIRED: Settings = settings(Mode::Required, KnownBugs::Accept);
 
     const fn settings(mode: Mode, known_bugs: KnownBugs) -> Settings {
-        Settings { mode, promote_after_bytes: 1000, known_bugs }
+        Settings { mode, promote_after_bytes: 1000, bulk: Bulk::Auto, known_bugs }
     }
 
     fn capable() -> Capabilities {
@@ -168,6 +174,7 @@ mod tests {
             kernel: "7.2.12".to_owned(),
             absent: None,
             suites: vec![suite],
+            cipher_costs: Vec::new(),
             rekey_transmit: true,
             rekey_receive: true,
             transmit_payload_limit: false,
@@ -239,6 +246,19 @@ mod tests {
         let refusal = REQUIRED.check_at_start(&capabilities).unwrap_err();
         assert!(refusal.to_string().contains("modprobe tls"), "{refusal}");
         assert_eq!(ALWAYS.check_at_start(&capabilities), Ok(()));
+    }
+
+    #[test]
+    fn slow_cipher_is_kept_by_auto_and_taken_by_who_demands_it() {
+        let cost = CipherCost { aead: Aead::Aes128Gcm, percent_of_userspace: 360, driver: None };
+        let capabilities = Capabilities { cipher_costs: vec![cost.clone()], ..capable() };
+        assert_eq!(AUTO.decide(&capabilities, &bulky()), Decision::Keep(KeepReason::SlowCipher));
+        assert!(!KeepReason::SlowCipher.may_change());
+        assert_eq!(ALWAYS.decide(&capabilities, &bulky()), Decision::Promote);
+        assert_eq!(REQUIRED.decide(&capabilities, &bulky()), Decision::Promote);
+        let fast = CipherCost { percent_of_userspace: 120, ..cost };
+        let capabilities = Capabilities { cipher_costs: vec![fast], ..capable() };
+        assert_eq!(AUTO.decide(&capabilities, &bulky()), Decision::Promote);
     }
 
     #[test]

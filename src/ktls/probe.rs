@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use super::absence::{Absence, KernelFacts};
 use super::bug::{KnownBug, Reach, known_bugs};
 use super::control::{self, KeyUpdateRequest, Received, content_type};
+use super::cost::{self, CipherCost};
 use super::install::{Direction, InstallError, attach_ulp, install, limit_transmit_payload};
 use crate::record::{Aead, KeyMaterial, ProtocolVersion, TrafficKeys};
 
@@ -25,6 +26,8 @@ pub struct Capabilities {
     pub absent: Option<Absence>,
     /// One entry for each version and algorithm that Sluice negotiates.
     pub suites: Vec<SuiteSupport>,
+    /// What sealing costs with each algorithm that the kernel has, where it could be measured.
+    pub cipher_costs: Vec<CipherCost>,
     /// Whether the keys of a TLS 1.3 direction that sends can be replaced.
     pub rekey_transmit: bool,
     /// Whether the keys of a TLS 1.3 direction that receives can be replaced.
@@ -67,6 +70,7 @@ impl Capabilities {
             kernel: kernel.to_owned(),
             absent: Some(absence),
             suites: Vec::new(),
+            cipher_costs: Vec::new(),
             rekey_transmit: false,
             rekey_receive: false,
             transmit_payload_limit: false,
@@ -84,6 +88,11 @@ impl Capabilities {
                     Direction::Receive => suite.receive,
                 }
         })
+    }
+
+    /// Whether the kernel takes so long for this algorithm that userspace is the cheaper way.
+    pub fn is_slow(&self, aead: Aead) -> bool {
+        self.cipher_costs.iter().any(|cost| cost.aead == aead && cost.is_slow())
     }
 
     /// Whether the keys of a promoted direction can be replaced; never in TLS 1.2, which has no KeyUpdate.
@@ -114,6 +123,17 @@ impl fmt::Display for Capabilities {
             let (transmit, receive) = (yes(suite.transmit), yes(suite.receive));
             writeln!(f, "  TLS {version} {aead:<17}  transmit {transmit:<3}  receive {receive}")?;
         }
+        for cost in &self.cipher_costs {
+            let driver = cost.driver.as_deref().unwrap_or("driver unknown");
+            let (aead, percent) = (aead_name(cost.aead), cost.percent_of_userspace);
+            writeln!(f, "  {aead:<17}          sealing costs {percent} % of userspace ({driver})")?;
+            if cost.is_slow() {
+                writeln!(
+                    f,
+                    "    kept in userspace under kernel_tls = \"auto\"; remedy: load the driver of the CPU's AES"
+                )?;
+            }
+        }
         let rekey = (yes(self.rekey_transmit), yes(self.rekey_receive));
         writeln!(f, "  TLS 1.3 re-key              transmit {:<3}  receive {}", rekey.0, rekey.1)?;
         if !(self.rekey_transmit && self.rekey_receive) {
@@ -139,6 +159,8 @@ pub fn probe() -> Capabilities {
         Ok(_) => Capabilities {
             absent: None,
             suites: VERSIONS.iter().flat_map(|&version| AEADS.map(|aead| probe_suite(version, aead))).collect(),
+            // Behind the suites: the first use of an algorithm loads its module.
+            cipher_costs: AEADS.iter().filter_map(|&aead| cost::measure(aead)).collect(),
             rekey_transmit: probe_rekey_transmit().unwrap_or(false),
             rekey_receive: probe_rekey_receive().unwrap_or(false),
             transmit_payload_limit: probe_payload_limit().unwrap_or(false),
@@ -227,26 +249,26 @@ fn probe_payload_limit() -> Result<bool, InstallError> {
 }
 
 /// Keys for loopback, told apart by `generation`; nothing secret is sent under them.
-fn keys(version: ProtocolVersion, aead: Aead, generation: u8) -> TrafficKeys {
+pub(super) fn keys(version: ProtocolVersion, aead: Aead, generation: u8) -> TrafficKeys {
     let key = [generation; 32];
     TrafficKeys { version, aead, key: KeyMaterial::new(&key[..aead.key_len()]), iv: [generation; 12], sequence: 0 }
 }
 
 /// Two ends of a loopback connection with kernel TLS attached.
-struct Pair {
-    sender: TcpStream,
-    receiver: TcpStream,
+pub(super) struct Pair {
+    pub(super) sender: TcpStream,
+    pub(super) receiver: TcpStream,
 }
 
 impl Pair {
-    fn attached() -> Result<Self, InstallError> {
+    pub(super) fn attached() -> Result<Self, InstallError> {
         let pair = Self::connected().map_err(InstallError::Other)?;
         attach_ulp(pair.sender.as_fd())?;
         attach_ulp(pair.receiver.as_fd())?;
         Ok(pair)
     }
 
-    fn connected() -> io::Result<Self> {
+    pub(super) fn connected() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let sender = TcpStream::connect(listener.local_addr()?)?;
         let own_address = sender.local_addr()?;
@@ -302,7 +324,7 @@ fn version_label<S: Serializer>(version: &ProtocolVersion, serializer: S) -> Res
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn aead_label<S: Serializer>(aead: &Aead, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn aead_label<S: Serializer>(aead: &Aead, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(aead_name(*aead))
 }
 
@@ -318,6 +340,7 @@ mod tests {
             kernel: "6.12.1".to_owned(),
             absent: None,
             suites: vec![suite],
+            cipher_costs: vec![CipherCost { aead: Aead::Aes128Gcm, percent_of_userspace: 360, driver: None }],
             rekey_transmit: true,
             rekey_receive: false,
             transmit_payload_limit: false,
@@ -340,6 +363,7 @@ mod tests {
     fn capabilities_text_names_what_is_missing_with_its_remedy() {
         let text = capable().to_string();
         assert!(text.contains("TLS 1.3 AES-128-GCM        transmit yes  receive no"), "{text}");
+        assert!(text.contains("costs 360 % of userspace") && text.contains("the driver of the CPU's AES"), "{text}");
         assert!(text.contains("remedy: Linux 6.14 or later"), "{text}");
         assert!(text.contains("CVE-2025-39682 (remote)") && text.contains("remedy: Linux 6.12.44"), "{text}");
         assert!(capable().has_remote_bug());
@@ -357,6 +381,7 @@ mod tests {
         let json = serde_json::to_value(capable()).unwrap();
         assert_eq!(json["suites"][0]["version"], "1.3");
         assert_eq!(json["suites"][0]["aead"], "AES-128-GCM");
+        assert_eq!(json["cipher_costs"][0]["percent_of_userspace"], 360);
         assert_eq!(json["absent"], serde_json::Value::Null);
         let absent = serde_json::to_value(Capabilities::absent("6.1", Absence::NotBuilt)).unwrap();
         assert_eq!(absent["absent"]["reason"], "not_built");

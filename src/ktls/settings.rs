@@ -1,5 +1,7 @@
 //! What kernel TLS is configured with.
 
+use super::install::Direction;
+
 /// Kernel TLS on one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -7,8 +9,37 @@ pub struct Settings {
     pub mode: Mode,
     /// With [`Mode::Auto`]: a direction is handed over after it carried this many bytes.
     pub promote_after_bytes: u64,
+    /// How bulk moves once the kernel protects it.
+    pub bulk: Bulk,
     /// What to make of kernels with published bugs that a TLS peer can set off.
     pub known_bugs: KnownBugs,
+}
+
+impl Settings {
+    /// The usual [`Settings::promote_after_bytes`]: beyond it, what a hand-over cost has come back
+    /// (docs/kernel-tls.md).
+    pub const PROMOTE_AFTER_BYTES: u64 = 1024 * 1024;
+
+    /// Whether bulk is spliced in this direction rather than copied.
+    pub fn splices(&self, direction: Direction) -> bool {
+        match (self.bulk, direction) {
+            (Bulk::Splice, _) | (Bulk::Auto, Direction::Transmit) => true,
+            (Bulk::Copy, _) => false,
+            (Bulk::Auto, Direction::Receive) => true,
+        }
+    }
+}
+
+/// How bulk moves on a direction that the kernel protects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bulk {
+    /// By what measures cheaper in that direction.
+    #[default]
+    Auto,
+    /// Through a pipe, without being copied to userspace.
+    Splice,
+    /// Through a buffer: one call moves many records.
+    Copy,
 }
 
 /// What to make of kernels with published bugs that a TLS peer can set off.

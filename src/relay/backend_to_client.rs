@@ -103,8 +103,9 @@ impl<'a> BackendToClient<'a> {
         self.writer.send_data(&buffer[..sealed]).await?;
         metrics.relay_bytes.of(Direction::BackendToClient).of(RelayPath::Userspace).add(received as u64);
         let is_full = received == self.writer.payload_room(buffer.len());
-        self.progress.moved(received, is_full);
-        Ok(Turn::Moved(size.next(received, is_full)))
+        let next = size.next(received, is_full);
+        self.progress.moved(received, is_full || next == Size::Large);
+        Ok(Turn::Moved(next))
     }
 }
 

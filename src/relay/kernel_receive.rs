@@ -1,5 +1,5 @@
-//! Client to backend once the kernel opens records: splice through a pipe while data comes in bulk, copy through a buffer
-//! while it does not, and take control records out of the stream.
+//! Client to backend once the kernel opens records: splice through a pipe or copy through a large buffer while data comes
+//! in bulk, copy through a small one while it does not, and take control records out of the stream.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,6 +8,7 @@ use super::buffer::{Part, SMALL_LEN, Size};
 use super::client_to_backend::{ClientToBackend, Found};
 use super::close::{Broken, Ended};
 use super::pipe::{Loan, PIPE_LEN};
+use crate::ktls;
 use crate::ktls::control::{self, Received, RecordFault};
 use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
 use crate::telemetry::{Direction, RelayPath};
@@ -36,14 +37,15 @@ enum Stop {
 impl ClientToBackend<'_> {
     /// Relays until the client closes; the caller closes towards the backend.
     pub(super) async fn run_in_kernel(&mut self) -> Result<Ended, Broken> {
+        let splices = self.sides.kernel_tls.splices(ktls::Direction::Receive);
         let mut size = Size::Large;
         let mut looks = 0;
         loop {
             self.wait_for_record(&mut looks).await?;
             self.may_hide_key_update = false;
             let turn = match size {
-                Size::Large => self.splice_turn().await?,
-                Size::Small => self.copy_turn(None).await?,
+                Size::Large if splices => self.splice_turn().await?,
+                size => self.copy_turn(size, None).await?,
             };
             match turn {
                 Turn::Moved(next) => size = next,
@@ -78,8 +80,8 @@ impl ClientToBackend<'_> {
         }
         drop(pipe);
         match stop {
-            Stop::Unclear => self.copy_turn(None).await,
-            Stop::Refused => self.copy_turn(Some(RecordFault::ProtocolVersion)).await,
+            Stop::Unclear => self.copy_turn(Size::Small, None).await,
+            Stop::Refused => self.copy_turn(Size::Small, Some(RecordFault::ProtocolVersion)).await,
             Stop::Failed(error) => Err(failed(error)),
             Stop::Filled if received < SMALL_LEN => Ok(Turn::Moved(Size::Small)),
             Stop::Filled => Ok(Turn::Moved(Size::Large)),
@@ -115,13 +117,11 @@ impl ClientToBackend<'_> {
     }
 
     /// Receives once into a buffer. `suspected`: what it means that nothing is there, when that is not an answer.
-    async fn copy_turn(&mut self, suspected: Option<RecordFault>) -> Result<Turn, Broken> {
-        let mut buffer = self.sides.pool.take(Size::Small);
+    async fn copy_turn(&mut self, size: Size, suspected: Option<RecordFault>) -> Result<Turn, Broken> {
+        let mut buffer = self.sides.pool.take(size);
         let received = control::receive(self.sides.client.as_fd(), &mut buffer).map_err(Broken::Client)?;
         match received {
-            Received::WouldBlock => {
-                suspected.map_or(Ok(Turn::Moved(Size::Small)), |fault| Err(Broken::KernelFault(fault)))
-            }
+            Received::WouldBlock => suspected.map_or(Ok(Turn::Moved(size)), |fault| Err(Broken::KernelFault(fault))),
             Received::Eof => Ok(Turn::Ended(Ended::ClientTruncated)),
             Received::KeyExpired => Err(Broken::Internal("the kernel was not given the keys of a KeyUpdate")),
             Received::Fault(fault) => Err(Broken::KernelFault(fault)),
@@ -134,7 +134,9 @@ impl ClientToBackend<'_> {
                     self.send_parts(&mut buffer).await?;
                     self.count(RelayPath::KernelCopy, len);
                 }
-                Ok(Turn::Moved(Size::Small.next(len, len >= PLAINTEXT_LEN_MAX)))
+                // One full record: a small buffer takes no second one as a whole.
+                let is_full = buffer.len() == SMALL_LEN && len >= PLAINTEXT_LEN_MAX;
+                Ok(Turn::Moved(size.next(len, is_full)))
             }
             Received::Control { content_type, len, .. } => {
                 self.sides.watch.touch();

@@ -1,5 +1,5 @@
-//! Backend to client once the kernel seals: splice through a pipe while data comes in bulk, copy through a buffer while
-//! it does not.
+//! Backend to client once the kernel seals: splice through a pipe or copy through a large buffer while data comes in
+//! bulk, copy through a small one while it does not.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,12 +8,13 @@ use super::backend_to_client::{BackendToClient, Turn};
 use super::buffer::{SMALL_LEN, Size};
 use super::close::Broken;
 use super::pipe::PIPE_LEN;
-use crate::ktls::control;
+use crate::ktls::{self, control};
 use crate::telemetry::{Direction, RelayPath};
 
 impl BackendToClient<'_> {
     /// Relays until the backend's end of stream.
     pub(super) async fn run_in_kernel(&self) -> Result<(), Broken> {
+        let splices = self.sides.kernel_tls.splices(ktls::Direction::Transmit);
         let mut size = Size::Large;
         loop {
             self.sides.backend.readable().await.map_err(Broken::Backend)?;
@@ -22,8 +23,8 @@ impl BackendToClient<'_> {
                 self.writer.flush().await?;
             }
             let turn = match size {
-                Size::Large => self.splice_turn().await?,
-                Size::Small => self.copy_turn().await?,
+                Size::Large if splices => self.splice_turn().await?,
+                size => self.copy_turn(size).await?,
             };
             match turn {
                 Turn::Moved(next) => size = next,
@@ -56,8 +57,8 @@ impl BackendToClient<'_> {
         Ok(Turn::Moved(if received < SMALL_LEN { Size::Small } else { Size::Large }))
     }
 
-    async fn copy_turn(&self) -> Result<Turn, Broken> {
-        let mut buffer = self.sides.pool.take(Size::Small);
+    async fn copy_turn(&self, size: Size) -> Result<Turn, Broken> {
+        let mut buffer = self.sides.pool.take(size);
         let received = match self.sides.backend.recv(&mut buffer) {
             Ok(0) => return Ok(Turn::EndOfStream),
             Ok(received) => received,
@@ -80,7 +81,7 @@ impl BackendToClient<'_> {
             }
         }
         self.count(RelayPath::KernelCopy, received);
-        Ok(Turn::Moved(Size::Small.next(received, received == buffer.len())))
+        Ok(Turn::Moved(size.next(received, received == buffer.len())))
     }
 
     fn count(&self, path: RelayPath, bytes: usize) {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::Sides;
+use super::buffer::LARGE_LEN;
 use super::close::Broken;
 use super::offload::Offload;
 use super::pipe::PIPE_LEN;
@@ -15,8 +16,10 @@ use crate::sys::tls_ulp;
 use crate::telemetry::Direction;
 
 /// Records beyond the full ones that one call may turn its bytes into: the kernel closes a record early when it runs out
-/// of fragments, and a pipe has at most [`PIPE_LEN`] / 4 KiB of them.
+/// of fragments, and a pipe has at most [`PIPE_LEN`] / 4 KiB of them; a buffer has none to run out of.
 const EARLY_RECORDS_MAX: u64 = (PIPE_LEN / 4096) as u64;
+/// Bytes that one turn gives to the kernel at most: a pipe, or a large buffer.
+const TURN_LEN_MAX: usize = if PIPE_LEN > LARGE_LEN { PIPE_LEN } else { LARGE_LEN };
 
 /// A control record that waits to be sent.
 enum Control {
@@ -60,7 +63,7 @@ impl KernelWriter {
     /// Whether the key is so near its limit that it must be replaced before the next turn. The kernel is asked only when
     /// the limit may be near by what was given to it.
     pub(super) fn is_near_limit(&mut self, client: BorrowedFd<'_>, suite: &CipherSuite) -> Result<bool, Broken> {
-        let turn = (PIPE_LEN as u64).div_ceil(self.payload_len) + EARLY_RECORDS_MAX;
+        let turn = (TURN_LEN_MAX as u64).div_ceil(self.payload_len) + EARLY_RECORDS_MAX;
         if self.records_max.saturating_add(turn) < self.record_limit {
             return Ok(false);
         }

@@ -85,7 +85,7 @@ fn capabilities(
     let wants = |listener: &ListenerSettings| listener.kernel_tls.mode != ktls::Mode::Off;
     let capabilities = match known {
         Some(known) if known.is_asked() => known,
-        _ if settings.listeners.iter().any(wants) => probe(),
+        _ if settings.listeners.iter().any(wants) => probe(settings),
         _ => return Ok(Arc::new(ktls::Capabilities::unasked())),
     };
     for listener in settings.listeners.iter().filter(|listener| wants(listener)) {
@@ -95,7 +95,7 @@ fn capabilities(
     Ok(capabilities)
 }
 
-fn probe() -> Arc<ktls::Capabilities> {
+fn probe(settings: &Settings) -> Arc<ktls::Capabilities> {
     let capabilities = ktls::probe();
     match &capabilities.absent {
         Some(absence) => {
@@ -107,6 +107,15 @@ fn probe() -> Arc<ktls::Capabilities> {
             let bugs = bugs.join(", ");
             tracing::warn!(
                 "Linux {} has {bugs} in its kernel TLS (listener.kernel_tls_known_bugs)",
+                capabilities.kernel
+            );
+        }
+        None if settings.listeners.iter().any(|listener| listener.kernel_tls.mode == ktls::Mode::Auto)
+            && capabilities.cipher_costs.iter().any(ktls::CipherCost::is_slow) =>
+        {
+            tracing::warn!(
+                "Linux {} is slow at sealing; kernel_tls = \"auto\" keeps those records in userspace \
+                 (`sluice doctor` names the cipher and the remedy)",
                 capabilities.kernel
             );
         }

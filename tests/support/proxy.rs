@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) kernel_tls: String,
     /// What a direction carries before `auto` and `required` hand it over; none: the default.
     pub(crate) kernel_tls_after: Option<String>,
+    /// How bulk moves in the kernel; none: the default.
+    pub(crate) kernel_tls_bulk: Option<&'static str>,
     /// Records under one AES-GCM key; none: the default.
     pub(crate) records_per_key: Option<u64>,
     pub(crate) connections_max: usize,
@@ -55,6 +57,7 @@ impl Default for Options {
             // The same tests prove the other engines: SLUICE_TEST_KERNEL_TLS=always cargo test
             kernel_tls: std::env::var("SLUICE_TEST_KERNEL_TLS").unwrap_or_else(|_| "off".into()),
             kernel_tls_after: std::env::var("SLUICE_TEST_KERNEL_TLS_AFTER").ok(),
+            kernel_tls_bulk: None,
             records_per_key: None,
             connections_max: 4096,
             listener: String::new(),
@@ -262,7 +265,7 @@ name = "edge"
 address = "{address}"
 backend = "app"
 kernel_tls = "{kernel_tls}"
-{kernel_tls_after}{records_per_key}handshake_timeout = "{handshake}ms"
+{kernel_tls_after}{kernel_tls_bulk}{records_per_key}handshake_timeout = "{handshake}ms"
 idle_timeout = "{idle}ms"
 close_timeout = "{close}ms"
 {listener}
@@ -289,6 +292,8 @@ connect_timeout = "{connect}ms"
             }
             _ => String::new(),
         },
+        kernel_tls_bulk =
+            options.kernel_tls_bulk.map_or_else(String::new, |bulk| format!("kernel_tls_bulk = {bulk:?}\n")),
         records_per_key =
             options.records_per_key.map_or_else(String::new, |records| format!("records_per_key = {records}\n")),
         policy = options.policy,

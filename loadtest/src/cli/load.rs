@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::engine::runtime::Engine;
-use crate::plan::{Plan, TlsPlan, TlsVersion, Trust};
+use crate::plan::{Plan, Records, TlsPlan, TlsVersion, Trust};
 use crate::result::Scenario;
 use crate::run::RunError;
 
@@ -90,6 +90,9 @@ struct TlsArgs {
     /// ALPN protocols to offer, in order
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     alpn: Vec<String>,
+    /// Let this machine's kernel protect the client's records behind the handshake (request, transfer, idle)
+    #[arg(long, conflicts_with = "plain")]
+    kernel_tls: bool,
 }
 
 /// One share of `mixed`.
@@ -164,6 +167,7 @@ impl TlsArgs {
             },
             server_name: self.server_name.clone(),
             alpn: self.alpn.clone(),
+            records: if self.kernel_tls { Records::Kernel } else { Records::Userspace },
         })
     }
 }

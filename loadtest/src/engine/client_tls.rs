@@ -11,7 +11,8 @@ use openssl::ssl::{
     SslVerifyMode, SslVersion, cipher_name,
 };
 
-use crate::plan::{TlsPlan, TlsVersion, Trust};
+use crate::engine::kernel_tls::{self, SecretSlot};
+use crate::plan::{Records, TlsPlan, TlsVersion, Trust};
 use crate::result::{HandshakeKind, Negotiated};
 use crate::sys;
 
@@ -63,6 +64,8 @@ pub struct Client {
     server_name: Option<String>,
     checks_name: bool,
     slots: Index<Ssl, SessionSlot>,
+    /// Where the key log goes, when the kernel is to have the keys.
+    secrets: Option<Index<Ssl, SecretSlot>>,
 }
 
 impl Client {
@@ -94,13 +97,36 @@ impl Client {
         if !plan.alpn.is_empty() {
             builder.set_alpn_protos(&alpn_wire_form(&plan.alpn)?)?;
         }
+        let secrets = match plan.records {
+            Records::Userspace => None,
+            Records::Kernel => {
+                let index = Ssl::new_ex_index::<SecretSlot>()?;
+                builder.set_keylog_callback(move |ssl, line| {
+                    if let Some(slot) = ssl.ex_data(index) {
+                        kernel_tls::note(slot, line);
+                    }
+                });
+                Some(index)
+            }
+        };
         let server_name = plan.server_name.clone().unwrap_or_else(|| host.to_owned());
         Ok(Self {
             context: builder.build(),
             server_name: Some(server_name).filter(|name| !name.is_empty()),
             checks_name: plan.trust != Trust::Insecure,
             slots,
+            secrets,
         })
+    }
+
+    /// Whether the kernel is to protect the records.
+    pub fn wants_kernel(&self) -> bool {
+        self.secrets.is_some()
+    }
+
+    /// The secrets of a connection of this client's, when the kernel is to have them.
+    pub fn secrets<'a>(&self, ssl: &'a SslRef) -> Option<&'a SecretSlot> {
+        self.secrets.and_then(|index| ssl.ex_data(index))
     }
 
     /// A fresh connection that offers the session in `slot` (if there is one) and keeps the next ticket there.
@@ -119,6 +145,9 @@ impl Client {
                     None => ssl.param_mut().set_host(name)?,
                 }
             }
+        }
+        if let Some(index) = self.secrets {
+            ssl.set_ex_data(index, SecretSlot::default());
         }
         let mut offer = Offer::Nothing;
         if let Some(slot) = slot {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream};
 use openssl::x509::X509VerifyResult;
 
 use crate::engine::client_tls::{Client, Offer, SessionSlot};
+use crate::engine::kernel_tls::{self, Received};
 use crate::engine::socket::{BOX_BYTES, Socket, Thread, Wire};
 use crate::result::ErrorClass;
 
@@ -25,6 +27,9 @@ pub struct Connection {
 enum Layer {
     Plain(Wire),
     Tls(SslStream<Wire>),
+    /// The kernel has the keys; OpenSSL only says what was negotiated. The bytes are room for the kernel's word on each
+    /// record.
+    Kernel(SslStream<Wire>, Vec<u8>),
 }
 
 impl Connection {
@@ -45,8 +50,22 @@ impl Connection {
         let (ssl, offer) = client.start(slot).map_err(|_| ErrorClass::Local)?;
         let stream = SslStream::new(ssl, wire).map_err(|_| ErrorClass::Local)?;
         let mut connection = Self { layer: Layer::Tls(stream), socket, offer };
+        if client.wants_kernel() {
+            connection.socket.read_exactly();
+        }
         connection.handshake().await?;
-        Ok(connection)
+        if client.wants_kernel() { connection.promote(client) } else { Ok(connection) }
+    }
+
+    /// Hands the records over to the kernel.
+    fn promote(mut self, client: &Client) -> Result<Self, ErrorClass> {
+        let layer = std::mem::replace(&mut self.layer, Layer::Plain(Wire(Rc::clone(&self.socket))));
+        let Layer::Tls(stream) = layer else { return Err(ErrorClass::Local) };
+        let secrets = client.secrets(stream.ssl()).ok_or(ErrorClass::Local)?;
+        let promoted = kernel_tls::promote(stream.ssl(), secrets, self.socket.as_fd());
+        self.layer = Layer::Kernel(stream, kernel_tls::control_room());
+        promoted.map_err(|_| ErrorClass::Local)?;
+        Ok(self)
     }
 
     async fn handshake(&mut self) -> Result<(), ErrorClass> {
@@ -102,6 +121,19 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(self.socket.ended().unwrap_or_else(|| super::socket::class(&error))),
             },
+            Layer::Kernel(_, control) => loop {
+                match self.socket.receive_record(into, control) {
+                    // An empty record is no end.
+                    Ok(Received::Ticket | Received::Data(0)) => {}
+                    Ok(Received::Data(count)) => return Ok(Some(count)),
+                    Ok(Received::CloseNotify) => return Ok(Some(0)),
+                    Ok(Received::EndOfStream) => return Err(self.socket.ended().unwrap_or(ErrorClass::Closed)),
+                    Ok(Received::Alert) => return Err(ErrorClass::Handshake),
+                    Ok(Received::Unexpected) => return Err(ErrorClass::Protocol),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                    Err(error) => return Err(self.socket.ended().unwrap_or_else(|| super::socket::class(&error))),
+                }
+            },
             Layer::Tls(stream) => match stream.ssl_read(into) {
                 Ok(count) => Ok(Some(count)),
                 Err(error) => match error.code() {
@@ -123,7 +155,7 @@ impl Connection {
     /// Sends `data`, record by record, with one send for many records.
     pub async fn write_all(&mut self, data: &[u8]) -> Result<(), ErrorClass> {
         match &mut self.layer {
-            Layer::Plain(_) => self.socket.send_all(data).await,
+            Layer::Plain(_) | Layer::Kernel(..) => self.socket.send_all(data).await,
             Layer::Tls(stream) => {
                 let mut rest = data;
                 while !rest.is_empty() {
@@ -180,6 +212,12 @@ impl Connection {
                     self.socket.finish_sending();
                 }
             }
+            Layer::Kernel(..) => {
+                let _ = kernel_tls::send_close_notify(self.socket.as_fd());
+                if awaits_fin {
+                    self.socket.finish_sending();
+                }
+            }
             Layer::Plain(_) => self.socket.finish_sending(),
         }
     }
@@ -226,7 +264,7 @@ impl Connection {
     pub fn ssl(&self) -> Option<&SslRef> {
         match &self.layer {
             Layer::Plain(_) => None,
-            Layer::Tls(stream) => Some(stream.ssl()),
+            Layer::Tls(stream) | Layer::Kernel(stream, _) => Some(stream.ssl()),
         }
     }
 
@@ -243,7 +281,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Layer::Tls(stream) = &mut self.layer {
+        if let Layer::Tls(stream) | Layer::Kernel(stream, _) = &mut self.layer {
             // OpenSSL forbids the resumption of a session whose connection was freed without both close_notifys.
             stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         }

@@ -4,6 +4,7 @@ pub mod client_tls;
 pub mod connection;
 pub mod exchange;
 pub mod http;
+pub mod kernel_tls;
 pub mod pace;
 pub mod probe;
 pub mod runtime;

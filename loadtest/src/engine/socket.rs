@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, connect, recv, send, shutdown};
 use socket2::{Domain, Protocol, Socket as NewSocket, Type};
 
+use crate::engine::kernel_tls;
 use crate::result::ErrorClass;
 
 /// Bytes that one receive can take, and that are collected before a send.
@@ -156,6 +157,8 @@ pub struct Socket {
     waits: Cell<u32>,
     /// A receive may have something: false until the next readiness after a short receive.
     ready: Cell<bool>,
+    /// Reads take what the caller asks for and nothing more: whoever reads on is not OpenSSL.
+    exact: Cell<bool>,
     inbox: RefCell<Filled>,
     outbox: RefCell<Vec<u8>>,
 }
@@ -215,6 +218,7 @@ impl Socket {
             key,
             waits: Cell::new(0),
             ready: Cell::new(false),
+            exact: Cell::new(false),
             inbox: RefCell::default(),
             outbox: RefCell::default(),
         }))
@@ -287,6 +291,21 @@ impl Socket {
         Ok(())
     }
 
+    /// From here on nothing is read beyond what is asked for.
+    pub fn read_exactly(&self) {
+        self.exact.set(true);
+    }
+
+    /// Reads payload or another record from a socket whose records the kernel protects.
+    pub fn receive_record(&self, into: &mut [u8], control: &mut [u8]) -> io::Result<kernel_tls::Received> {
+        if !self.ready.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let outcome = kernel_tls::receive(self.as_fd(), into, control);
+        self.ready.set(outcome.is_ok());
+        outcome
+    }
+
     /// Bytes collected and not yet sent.
     pub fn pending_bytes(&self) -> usize {
         self.outbox.borrow().len()
@@ -341,6 +360,15 @@ impl Socket {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Some(stream) => stream.as_fd(),
+            None => unreachable!("the stream goes when the socket does"),
+        }
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         self.thread.deregister(self.key);
@@ -364,7 +392,7 @@ impl Read for Wire {
         let socket = &*self.0;
         let mut inbox = socket.inbox.borrow_mut();
         if inbox.bytes.is_empty() {
-            if into.len() >= DIRECT_BYTES_MIN {
+            if socket.exact.get() || into.len() >= DIRECT_BYTES_MIN {
                 return socket.receive(into);
             }
             if !socket.ready.get() {

@@ -143,7 +143,8 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
             },
             kernel_tls: ktls::Settings {
                 mode: ktls::Mode::Auto,
-                promote_after_bytes: 1 << 20,
+                promote_after_bytes: ktls::Settings::PROMOTE_AFTER_BYTES,
+                bulk: ktls::Bulk::Auto,
                 known_bugs: ktls::KnownBugs::Refuse,
             },
             records_per_key: worker::RECORDS_PER_KEY_MAX,

@@ -72,7 +72,12 @@ pub(super) mod testing {
 
     /// Two workers with 10 000 connections each, one listener `edge`, one backend `app` with one TCP server.
     pub(crate) fn plan(mode: ktls::Mode) -> Plan {
-        let kernel_tls = ktls::Settings { mode, promote_after_bytes: 1 << 20, known_bugs: ktls::KnownBugs::Refuse };
+        let kernel_tls = ktls::Settings {
+            mode,
+            promote_after_bytes: ktls::Settings::PROMOTE_AFTER_BYTES,
+            bulk: ktls::Bulk::Auto,
+            known_bugs: ktls::KnownBugs::Refuse,
+        };
         Plan {
             io: IoDriver::Auto,
             worker_count: 2,

@@ -159,8 +159,9 @@ fn kernel_tls(raw: &raw::Listener, report: &mut Report) -> ktls::Settings {
         let finding = finding.help("remove it, or set kernel_tls to \"auto\" or \"required\"");
         report.push_at(finding, &span, "only read with kernel_tls \"auto\" and \"required\"");
     }
+    let bulk = report.get_or(&raw.kernel_tls_bulk, ktls::Bulk::Auto);
     let known_bugs = report.get_or(&raw.kernel_tls_known_bugs, ktls::KnownBugs::Refuse);
-    ktls::Settings { mode, promote_after_bytes, known_bugs }
+    ktls::Settings { mode, promote_after_bytes, bulk, known_bugs }
 }
 
 fn tls(
