@@ -104,6 +104,7 @@ impl Server {
             let plan = Plan {
                 index,
                 cpu: *cpu,
+                steering: settings.workers.steering,
                 ring,
                 connections_max: settings.workers.connections_max,
                 buffer_bytes_max: settings.workers.buffer_bytes_max,

@@ -9,6 +9,7 @@ mod context;
 mod mailbox;
 mod runtime;
 mod settings;
+mod steering;
 
 use std::cell::Cell;
 use std::io;
@@ -34,7 +35,8 @@ use crate::tls::{self, identity::Identity};
 use context::{Listener, WorkerContext};
 pub use mailbox::{Command, Mailbox};
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
-pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
+pub use settings::{IoDriver, ListenerSettings, Settings, Steering, Timeouts};
+pub use steering::kernel_steers;
 
 /// Everything that one worker is started with.
 pub struct Plan {
@@ -42,6 +44,8 @@ pub struct Plan {
     pub index: usize,
     /// The CPU that it is pinned to.
     pub cpu: usize,
+    /// Which connections it is to get.
+    pub steering: Steering,
     /// How it waits for its sockets.
     pub ring: Ring,
     /// Largest number of open connections.
@@ -141,6 +145,9 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     let index = plan.index;
     pin_to(plan.cpu).map_err(|source| WorkerError::Pin { index, cpu: plan.cpu, source })?;
     let start_error = |source| WorkerError::Start { index, source };
+    if index == 0 && plan.steering == Steering::Cpu && matches!(kernel_steers(plan.cpu), Ok(false)) {
+        tracing::warn!("workers.steering = \"cpu\" has no effect on this kernel: connections are spread by a hash");
+    }
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
     let worker =
         WorkerContext::new(plan.connections_max, plan.buffer_bytes_max, plan.capabilities, Arc::clone(&plan.metrics));
@@ -148,6 +155,7 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
         for listener in plan.listeners {
+            steering::set(&listener.socket, plan.steering, plan.cpu).map_err(start_error)?;
             let (acceptor, listener) = open(listener, index, &plan.tickets, &plan.clients)?;
             monoio::spawn(accept::run(acceptor, Rc::new(listener), Rc::clone(&worker)));
         }
