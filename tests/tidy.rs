@@ -188,6 +188,26 @@ fn links_between_documents_lead_to_a_file() {
     assert_none(&wrong, "the link leads nowhere");
 }
 
+#[test]
+fn links_to_a_heading_find_it() {
+    let mut wrong = Vec::new();
+    for path in files(".").into_iter().filter(|path| path.ends_with(".md")) {
+        let folder = Path::new(&path).parent().expect("a file has a folder").to_owned();
+        let text = read(&path);
+        for (line, target) in links(&text) {
+            let Some((file, anchor)) = target.split_once('#').filter(|_| !target.contains("://")) else { continue };
+            let page = match file {
+                "" => text.clone(),
+                file => fs::read_to_string(root().join(&folder).join(file)).unwrap_or_default(),
+            };
+            if !anchors(&page).contains(&anchor.to_owned()) {
+                wrong.push(format!("{path}:{line}: {target}"));
+            }
+        }
+    }
+    assert_none(&wrong, "there is no such heading");
+}
+
 /// The scanner itself: an arrow must not hide behind the way it is written.
 #[test]
 fn uses_are_found_however_they_are_written() {
@@ -344,6 +364,22 @@ fn lines_with<'a>(text: &'a str, part: &'a str) -> impl Iterator<Item = usize> {
 fn lines_with_word<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> {
     let words = |line: &'a str| line.split(|c: char| !c.is_alphanumeric() && c != '_');
     code.lines().enumerate().filter(move |(_, line)| words(line).any(|found| found == word)).map(|(index, _)| index + 1)
+}
+
+/// The anchors of the headings of a Markdown text, as GitHub makes them; code is left out.
+fn anchors(text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        in_code ^= line.trim_start().starts_with("```");
+        let title = line.trim_start_matches('#');
+        if in_code || title.len() == line.len() || !title.starts_with(' ') {
+            continue;
+        }
+        let letters = title.trim().to_lowercase().replace(' ', "-");
+        found.push(letters.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect());
+    }
+    found
 }
 
 /// The targets of the links of a Markdown text, each with its line; code is left out.

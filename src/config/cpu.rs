@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
+
+use super::topology::Topology;
 
 /// The CPUs of the machine, as far as they matter to this process.
 #[derive(Clone, Debug)]
@@ -15,25 +18,33 @@ pub(crate) struct Machine {
     pub(crate) online: BTreeSet<usize>,
     /// CPUs that the process may run on.
     pub(crate) allowed: BTreeSet<usize>,
+    /// Which CPUs share a core or a memory node.
+    pub(crate) topology: Topology,
 }
 
 impl Machine {
     /// Asks the kernel. Where sysfs is not mounted, the CPUs that the process may run on are taken as all there are.
     pub(crate) fn read() -> Self {
+        Self::read_below(Path::new("/"), affinity())
+    }
+
+    /// Reads sysfs below `root`; `allowed`: the CPUs that the process may run on, where that is known.
+    pub(crate) fn read_below(root: &Path, allowed: Option<BTreeSet<usize>>) -> Self {
         let listed = |name| {
-            let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}")).ok()?;
+            let text = fs::read_to_string(root.join("sys/devices/system/cpu").join(name)).ok()?;
             parse_list(text.trim()).ok().map(|list| list.into_iter().collect::<BTreeSet<_>>())
         };
         let (present, online) = (listed("present"), listed("online"));
-        let allowed = affinity().or_else(|| online.clone()).unwrap_or_else(|| BTreeSet::from([0]));
+        let allowed = allowed.or_else(|| online.clone()).unwrap_or_else(|| BTreeSet::from([0]));
         let online = online.unwrap_or_else(|| allowed.clone());
-        Self { present: present.unwrap_or_else(|| online.clone()), online, allowed }
+        let present = present.unwrap_or_else(|| online.clone());
+        Self { present, online, allowed, topology: Topology::read(root) }
     }
 
     /// The CPUs that a worker can be pinned to; never empty.
-    pub(super) fn usable(&self) -> Vec<usize> {
-        let usable: Vec<usize> = self.allowed.intersection(&self.online).copied().collect();
-        if usable.is_empty() { vec![0] } else { usable }
+    pub(crate) fn usable(&self) -> BTreeSet<usize> {
+        let usable: BTreeSet<usize> = self.allowed.intersection(&self.online).copied().collect();
+        if usable.is_empty() { BTreeSet::from([0]) } else { usable }
     }
 }
 
@@ -44,7 +55,7 @@ fn affinity() -> Option<BTreeSet<usize>> {
 
 /// Why a list cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ListError {
+pub(crate) enum ListError {
     #[error("{0:?} is neither a number nor a range")]
     NotNumber(String),
     #[error("the range {0}-{1} runs backwards")]
@@ -56,7 +67,7 @@ pub(super) enum ListError {
 }
 
 /// Reads `0-3,8`; gives ascending numbers, at least one.
-pub(super) fn parse_list(text: &str) -> Result<Vec<usize>, ListError> {
+pub(crate) fn parse_list(text: &str) -> Result<Vec<usize>, ListError> {
     let mut cpus = BTreeSet::new();
     for part in text.split(',').map(str::trim) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

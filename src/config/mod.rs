@@ -13,6 +13,7 @@ mod report;
 mod resolve;
 mod scalar;
 mod shape;
+mod topology;
 
 use std::fs;
 use std::io::Read;
@@ -30,7 +31,7 @@ use crate::telemetry::Configuration;
 
 pub use diagnostic::{Diagnostic, Diagnostics, RENDERED_COUNT_MAX, Severity, Style};
 
-pub(crate) use cpu::{Machine, show_list};
+pub(crate) use cpu::{Machine, parse_list, show_list};
 use report::Report;
 use resolve::Environment;
 
@@ -197,7 +198,12 @@ mod tests {
         fs::write(folder.path().join("edge.crt"), certificate.build().to_pem().unwrap()).unwrap();
         fs::write(folder.path().join("edge.key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
         let cpus = BTreeSet::from([0, 1]);
-        let machine = Machine { present: cpus.clone(), online: cpus.clone(), allowed: cpus };
+        let machine = Machine {
+            present: cpus.clone(),
+            online: cpus.clone(),
+            allowed: cpus,
+            topology: topology::Topology::default(),
+        };
         Environment { directory: folder.path().to_owned(), now: SystemTime::now(), machine }
     }
 

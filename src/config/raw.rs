@@ -55,8 +55,12 @@ pub(super) struct Server {
 pub(super) struct Workers {
     /// Number of workers; `auto`: one per CPU of `cpus`.
     pub(super) count: Field<WorkerCount>,
-    /// CPUs of the workers, a list such as `0-3,8`; `auto`: every CPU that the process may run on.
+    /// CPUs of the workers, a list such as `0-3,8`; `auto`: every CPU that the process may run on; `cores`: one of them
+    /// for each core.
     pub(super) cpus: Field<CpuChoice>,
+    /// Which worker gets a new connection; `hash`: any, by a hash of the addresses; `cpu`: that of the CPU on which the
+    /// connection arrives.
+    pub(super) steering: Field<worker::Steering>,
     /// I/O driver; `auto`: io_uring, or epoll with a warning where the kernel refuses a ring.
     pub(super) io: Field<worker::IoDriver>,
     /// Largest number of open client connections per worker; at the bound it stops accepting until one closes.

@@ -62,6 +62,8 @@ pub(super) enum WorkerCount {
 pub(super) enum CpuChoice {
     /// Every CPU that the process may run on.
     Auto,
+    /// One of them for each core, however many threads it has.
+    Cores,
     /// These, ascending, without repetition.
     List(Vec<usize>),
 }
@@ -286,9 +288,10 @@ impl Scalar for WorkerCount {
 
 impl Scalar for CpuChoice {
     fn parse(value: &Value) -> Result<Self, Mismatch> {
-        let allowed = "\"auto\" (every CPU that the process may use) or a list such as \"0-3,8\"";
+        let allowed = "\"auto\" (every CPU that the process may use), \"cores\" (one CPU of each core) or a list such as \"0-3,8\"";
         match value {
             Value::String(text) if text == "auto" => Ok(Self::Auto),
+            Value::String(text) if text == "cores" => Ok(Self::Cores),
             Value::String(text) => cpu::parse_list(text)
                 .map(Self::List)
                 .map_err(|error| Mismatch::new(format!("found {}: {error}", quote(text)), allowed)),
@@ -301,7 +304,7 @@ impl Scalar for CpuChoice {
         json_schema!({
             "type": "string",
             "x-unit": "CPU list",
-            "pattern": "^(auto|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$",
+            "pattern": "^(auto|cores|[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)$",
             "default": "auto"
         })
     }
@@ -409,6 +412,7 @@ macro_rules! choice {
 }
 
 choice!(admin::SocketMode { "0600" => Self::User, "0660" => Self::Group });
+choice!(worker::Steering { "hash" => Self::Hash, "cpu" => Self::Cpu });
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
 choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => Self::Copy });

@@ -308,6 +308,9 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<String> {
     if before.workers.io != after.workers.io {
         keys.push("workers.io");
     }
+    if before.workers.steering != after.workers.steering {
+        keys.push("workers.steering");
+    }
     if before.admin != after.admin {
         keys.push("[admin]");
     }

@@ -152,6 +152,7 @@ impl Server {
         let handle = worker::spawn(Plan {
             index,
             cpu: self.settings.workers.cpus[index],
+            steering: self.settings.workers.steering,
             ring: self.ring,
             snapshot: Arc::clone(&self.snapshot),
             sockets,
@@ -171,6 +172,7 @@ impl Server {
         // What belongs to threads and to the admin endpoint stays as the start has settled it.
         prepared.settings.workers.cpus.clone_from(&self.settings.workers.cpus);
         prepared.settings.workers.io = self.settings.workers.io;
+        prepared.settings.workers.steering = self.settings.workers.steering;
         prepared.settings.admin.clone_from(&self.settings.admin);
         let worker_count = self.settings.workers.cpus.len();
 

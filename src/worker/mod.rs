@@ -12,6 +12,7 @@ mod runtime;
 mod settings;
 mod snapshot;
 mod station;
+mod steering;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,9 +33,10 @@ use context::WorkerContext;
 pub use mailbox::{Command, Mailbox, Notice, Notices, Queued};
 use reclaim::Reclaim;
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
-pub use settings::{IoDriver, ListenerSettings, Settings, Timeouts};
+pub use settings::{IoDriver, ListenerSettings, Settings, Steering, Timeouts};
 pub use snapshot::{ListenerPlan, Snapshot, SocketGroup, try_out};
 use station::Stations;
+pub use steering::kernel_steers;
 
 /// Everything that one worker is started with.
 pub struct Plan {
@@ -42,6 +44,8 @@ pub struct Plan {
     pub index: usize,
     /// The CPU that it is pinned to.
     pub cpu: usize,
+    /// Which connections it is to get.
+    pub steering: Steering,
     /// How it waits for its sockets.
     pub ring: Ring,
     /// What it serves until it is told otherwise.
@@ -121,13 +125,16 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     let index = plan.index;
     pin_to(plan.cpu).map_err(|source| WorkerError::Pin { index, cpu: plan.cpu, source })?;
     let start_error = |source| WorkerError::Start { index, source };
+    if index == 0 && plan.steering == Steering::Cpu && matches!(kernel_steers(plan.cpu), Ok(false)) {
+        tracing::warn!("workers.steering = \"cpu\" has no effect on this kernel: connections are spread by a hash");
+    }
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
     let worker = WorkerContext::new(Arc::clone(&plan.metrics));
     TicketCounters::adopt(Arc::clone(&plan.metrics.tickets));
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;
         monoio::spawn(turn_wheel(Rc::clone(&worker)));
-        let mut stations = Stations::new(Rc::clone(&worker), index);
+        let mut stations = Stations::new(Rc::clone(&worker), index, (plan.steering, plan.cpu));
         stations.adopt(&plan.snapshot, plan.sockets)?;
         plan.notices.send(Notice::Adopted { generation: plan.snapshot.generation });
         // Not held on to: certificates that a reload replaces shall go.

@@ -12,6 +12,8 @@ use crate::tls;
 pub struct Settings {
     /// The CPU of each worker, one worker per entry; at least one.
     pub cpus: Vec<usize>,
+    /// Which worker gets a new connection.
+    pub steering: Steering,
     /// Which I/O driver the runtime uses.
     pub io: IoDriver,
     /// Largest number of open client connections per worker; beyond it the worker stops accepting until one closes.
@@ -23,7 +25,13 @@ pub struct Settings {
 impl Settings {
     /// One worker on each of `cpus`, everything else as it is by default.
     pub fn for_cpus(cpus: Vec<usize>) -> Self {
-        Self { cpus, io: IoDriver::Auto, connections_max: CONNECTIONS_MAX, buffer_bytes_max: BUFFER_BYTES_MAX }
+        Self {
+            cpus,
+            steering: Steering::Hash,
+            io: IoDriver::Auto,
+            connections_max: CONNECTIONS_MAX,
+            buffer_bytes_max: BUFFER_BYTES_MAX,
+        }
     }
 }
 
@@ -36,6 +44,15 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self { handshake: Duration::from_secs(10), idle: Duration::from_secs(300), close: Duration::from_secs(10) }
     }
+}
+
+/// Which worker gets a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// Any: the kernel spreads connections by a hash of their addresses.
+    Hash,
+    /// The worker of the CPU on which the connection arrives; any, where that CPU has none.
+    Cpu,
 }
 
 /// How a worker waits for its sockets.

@@ -7,7 +7,9 @@ use std::rc::Rc;
 use super::WorkerError;
 use super::accept;
 use super::context::{Listener, WorkerContext};
+use super::settings::Steering;
 use super::snapshot::{Snapshot, SocketGroup, Version};
+use super::steering;
 use crate::sys::socket::Acceptor;
 use crate::tls;
 
@@ -15,6 +17,8 @@ use crate::tls;
 pub(super) struct Stations {
     worker: Rc<WorkerContext>,
     index: usize,
+    /// Which connections its sockets are to get, and the CPU of the worker.
+    steering: (Steering, usize),
     stations: Vec<(SocketGroup, Rc<Station>)>,
 }
 
@@ -26,8 +30,8 @@ pub(super) struct Station {
 
 impl Stations {
     /// No station yet.
-    pub(super) fn new(worker: Rc<WorkerContext>, index: usize) -> Self {
-        Self { worker, index, stations: Vec::new() }
+    pub(super) fn new(worker: Rc<WorkerContext>, index: usize, steering: (Steering, usize)) -> Self {
+        Self { worker, index, steering, stations: Vec::new() }
     }
 
     /// Serves `snapshot` from now on: new listeners on `sockets`, changed ones where they are, removed ones no more.
@@ -42,7 +46,11 @@ impl Stations {
             None => Rc::default(),
         };
         let versions = snapshot.build(self.index, open_count)?;
-        let acceptor = |(group, socket)| Ok((group, Acceptor::new(socket)?));
+        let (steering, cpu) = self.steering;
+        let acceptor = |(group, socket)| {
+            steering::set(&socket, steering, cpu)?;
+            Ok((group, Acceptor::new(socket)?))
+        };
         let acceptors: Vec<_> = sockets
             .into_iter()
             .map(acceptor)

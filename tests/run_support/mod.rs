@@ -37,6 +37,8 @@ pub(crate) struct Options {
     /// None: a free port.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) cpus: &'static str,
+    /// `workers.steering`.
+    pub(crate) steering: &'static str,
     pub(crate) drain_timeout: &'static str,
     pub(crate) arguments: Vec<&'static str>,
     pub(crate) environment: Vec<(&'static str, &'static str)>,
@@ -56,6 +58,7 @@ impl Options {
             backend,
             listen: None,
             cpus: "0",
+            steering: "hash",
             drain_timeout: "60s",
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -382,7 +385,7 @@ fn address_in(line: &str) -> SocketAddr {
 }
 
 fn configuration(options: &Options, [port, admin]: &[Port; 2]) -> String {
-    let Options { backend, cpus, drain_timeout, .. } = options;
+    let Options { backend, cpus, steering, drain_timeout, .. } = options;
     let listen = options.listen.unwrap_or(port.address);
     let admin = match options.admin.as_str() {
         "" => format!("address = \"{}\"", admin.address),
@@ -395,6 +398,7 @@ fn configuration(options: &Options, [port, admin]: &[Port; 2]) -> String {
 drain_timeout = "{drain_timeout}"
 [workers]
 cpus = "{cpus}"
+steering = "{steering}"
 connections_max = 1000
 [admin]
 {admin}

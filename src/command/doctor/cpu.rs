@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::finding::{Check, Finding, Subject};
+use super::plan::Plan;
 use super::source;
 use crate::config::{Machine, show_list};
+use crate::worker::{Steering, kernel_steers};
 
 /// Stolen time, in hundredths of a per cent, from which a note is made.
 const STEAL_NOTED: u64 = 500;
@@ -17,6 +19,9 @@ pub(super) struct Facts {
     /// CPUs that the process may run on.
     pub(super) allowed: BTreeSet<usize>,
     pub(super) time: Option<Time>,
+    /// Whether the kernel gives connections to the CPU on which they arrive; none where nobody asked, or it could not be
+    /// tried.
+    pub(super) steers: Option<bool>,
 }
 
 /// What the CPU has for AES-GCM.
@@ -38,13 +43,16 @@ pub(super) struct Time {
 }
 
 impl Facts {
-    pub(super) fn read() -> Self {
+    pub(super) fn read(plan: Option<&Plan>) -> Self {
         let machine = Machine::read();
+        let wants_steering = plan.filter(|plan| plan.steering == Steering::Cpu);
+        let cpu = wants_steering.and_then(|plan| plan.cpus.first());
         Self {
             instructions: Instructions::read(),
             online: machine.online,
             allowed: machine.allowed,
             time: source::text("/proc/stat").and_then(|text| Time::parse(&text)),
+            steers: cpu.and_then(|&cpu| kernel_steers(cpu).ok()),
         }
     }
 }
@@ -84,8 +92,23 @@ impl Time {
     }
 }
 
-pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
-    vec![judge_aes(facts.instructions), judge_wide_aes(facts.instructions), judge_cpus(facts), judge_steal(facts.time)]
+pub(super) fn judge(facts: &Facts, plan: Option<&Plan>) -> Vec<Finding> {
+    let instructions = facts.instructions;
+    let mut findings =
+        vec![judge_aes(instructions), judge_wide_aes(instructions), judge_cpus(facts), judge_steal(facts.time)];
+    findings.extend(plan.filter(|plan| plan.steering == Steering::Cpu).map(|_| judge_steering(facts.steers)));
+    findings
+}
+
+fn judge_steering(steers: Option<bool>) -> Finding {
+    let check = |found: &str| Check::new(Subject::Cpu, "steering", found, "connections go to the CPU they arrive on");
+    match steers {
+        Some(true) => check("connections go to the worker of the CPU they arrive on").ok(),
+        Some(false) => check("this kernel spreads connections by a hash in spite of workers.steering = \"cpu\"")
+            .warning("take Linux 6.2 or later, or set workers.steering = \"hash\""),
+        None => check("could not be tried on the first CPU of the workers")
+            .note("run the doctor where the workers' CPUs are allowed"),
+    }
 }
 
 fn judge_aes(instructions: Instructions) -> Finding {
@@ -143,7 +166,9 @@ const fn yes(there: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Level;
+    use super::super::plan::testing::plan;
     use super::*;
+    use crate::ktls::Mode;
 
     fn facts() -> Facts {
         Facts {
@@ -151,11 +176,12 @@ mod tests {
             online: BTreeSet::from([0, 1, 2]),
             allowed: BTreeSet::from([0, 1, 2, 3]),
             time: Some(Time { stolen: 499, total: 10_000 }),
+            steers: None,
         }
     }
 
     fn levels(facts: &Facts) -> Vec<Level> {
-        judge(facts).iter().map(Finding::level).collect()
+        judge(facts, None).iter().map(Finding::level).collect()
     }
 
     #[test]
@@ -175,9 +201,20 @@ mod tests {
     #[test]
     fn cpus_that_the_process_may_not_use_are_a_note() {
         let facts = Facts { allowed: BTreeSet::from([0, 1]), ..facts() };
-        let finding = &judge(&facts)[2];
+        let finding = &judge(&facts, None)[2];
         assert_eq!(finding.level(), Level::Note);
         assert!(finding.found().contains("0-1 of 0-2"), "{finding:?}");
+    }
+
+    #[test]
+    fn kernel_that_does_not_steer_is_a_warning_where_steering_is_configured() {
+        let mut plan = plan(Mode::Auto);
+        let steering = |plan: &Plan, steers| judge(&Facts { steers, ..facts() }, Some(plan)).get(4).map(Finding::level);
+        assert_eq!(steering(&plan, Some(false)), None);
+        plan.steering = Steering::Cpu;
+        assert_eq!(steering(&plan, Some(true)), Some(Level::Ok));
+        assert_eq!(steering(&plan, Some(false)), Some(Level::Warning));
+        assert_eq!(steering(&plan, None), Some(Level::Note));
     }
 
     #[test]

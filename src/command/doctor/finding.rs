@@ -42,6 +42,7 @@ pub(super) enum Subject {
     Cpu,
     Openssl,
     Configuration,
+    Profile,
 }
 
 impl fmt::Display for Subject {
@@ -55,6 +56,7 @@ impl fmt::Display for Subject {
             Self::Cpu => "CPU",
             Self::Openssl => "OpenSSL",
             Self::Configuration => "configuration",
+            Self::Profile => "profile",
         })
     }
 }

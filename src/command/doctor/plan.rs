@@ -3,12 +3,14 @@
 use crate::backend::ServerAddress;
 use crate::ktls;
 use crate::server::Settings;
-use crate::worker::IoDriver;
+use crate::worker::{IoDriver, Steering};
 
 /// The parts of the settings that the machine is judged by.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) io: IoDriver,
+    pub(super) cpus: Vec<usize>,
+    pub(super) steering: Steering,
     pub(super) worker_count: usize,
     /// Per worker.
     pub(super) connections_max: usize,
@@ -43,6 +45,8 @@ impl Plan {
         };
         Self {
             io: settings.workers.io,
+            cpus: settings.workers.cpus.clone(),
+            steering: settings.workers.steering,
             worker_count: settings.workers.cpus.len(),
             connections_max: settings.workers.connections_max,
             listeners: settings.listeners.iter().map(listener).collect(),
@@ -80,6 +84,8 @@ pub(super) mod testing {
         };
         Plan {
             io: IoDriver::Auto,
+            cpus: vec![0, 1],
+            steering: Steering::Hash,
             worker_count: 2,
             connections_max: 10_000,
             listeners: vec![Listener { name: "edge".to_owned(), kernel_tls }],

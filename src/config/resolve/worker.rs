@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::worker::{IoDriver, Settings};
+use crate::worker::{IoDriver, Settings, Steering};
 
 use super::super::cpu::{Machine, show_list};
 use super::super::diagnostic::Diagnostic;
@@ -13,7 +13,8 @@ use super::super::scalar::{CpuChoice, WorkerCount};
 
 pub(super) fn resolve(raw: &raw::Workers, machine: &Machine, report: &mut Report) -> Settings {
     let mut cpus = match report.get(&raw.cpus) {
-        None | Some((CpuChoice::Auto, _)) => machine.usable(),
+        None | Some((CpuChoice::Auto, _)) => machine.usable().into_iter().collect(),
+        Some((CpuChoice::Cores, _)) => machine.topology.one_per_core(&machine.usable()).into_iter().collect(),
         Some((CpuChoice::List(list), span)) => {
             check_cpus(&list, &span, machine, report);
             list
@@ -30,6 +31,7 @@ pub(super) fn resolve(raw: &raw::Workers, machine: &Machine, report: &mut Report
     let buffer_memory = report.bounded(&raw.buffer_memory, &limit::BUFFER_MEMORY);
     Settings {
         cpus,
+        steering: report.get_or(&raw.steering, Steering::Hash),
         io: report.get_or(&raw.io, IoDriver::Auto),
         connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
         buffer_bytes_max: usize::try_from(buffer_memory.0).unwrap_or(usize::MAX),
@@ -78,6 +80,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::super::shape::Index;
+    use super::super::super::topology::testing::topology;
     use super::*;
 
     fn machine() -> Machine {
@@ -85,6 +88,7 @@ mod tests {
             present: BTreeSet::from([0, 1, 2, 3]),
             online: BTreeSet::from([0, 1, 2]),
             allowed: BTreeSet::from([0, 2, 3]),
+            topology: topology(&[&[0, 2], &[1, 3]], &[]),
         }
     }
 
@@ -100,6 +104,12 @@ mod tests {
         let (settings, findings) = resolved("");
         assert_eq!(settings.cpus, [0, 2]);
         assert!(findings.is_empty());
+    }
+
+    #[test]
+    fn cores_give_one_cpu_each() {
+        assert_eq!(resolved("cpus = \"cores\"").0.cpus, [0]);
+        assert!(resolved("cpus = \"cores\"\ncount = 2").1.iter().any(|title| title.contains("larger than")));
     }
 
     #[test]
