@@ -260,7 +260,7 @@ mod tests {
         symlink("..data/b.pem", root.join("mount/b.pem")).unwrap();
         let mount = root.join("mount");
         assert_eq!(folders(&mount.join("b.pem")), [mount.clone(), mount.clone(), mount.join("..1")]);
-        assert_eq!(folders(&root.join("missing.pem")), [root.clone()]);
+        assert_eq!(folders(&root.join("missing.pem")), std::slice::from_ref(&root));
         symlink("loop", root.join("loop")).unwrap();
         assert!(folders(&root.join("loop")).len() <= LINKS_MAX + 1);
     }
