@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod context;
 mod mailbox;
+mod proxy_header;
 mod runtime;
 mod settings;
 mod snapshot;
