@@ -9,6 +9,7 @@ pub mod config;
 pub mod guard;
 pub mod ktls;
 pub mod network;
+pub mod proxy_protocol;
 pub mod record;
 pub mod relay;
 pub mod server;

@@ -62,7 +62,8 @@ refused! {
     negative_number_is_refused: format!("workers.connections_max = -1\n{GOOD}");
     choice_is_refused_with_the_near_name: good_with("[listener.tls]", "kernel_tls = \"requierd\"\n[listener.tls]\npolicy = \"old\"");
     io_driver_that_does_not_exist_is_refused: format!("workers.io = \"kqueue\"\n{GOOD}");
-    proxy_protocol_is_refused_until_it_exists: format!("{GOOD}proxy_protocol = \"v2\"\n");
+    proxy_protocol_that_does_not_exist_is_refused: format!("{GOOD}proxy_protocol = \"v3\"\nproxy_protocol_tlvs = [\"sni\"]\n");
+    proxy_protocol_from_nobody_is_refused: good_with("[listener.tls]", "proxy_protocol_from = []\n[listener.tls]");
     worker_count_of_the_wrong_kind_is_refused: format!("workers.count = \"many\"\n{GOOD}");
     cpu_list_that_cannot_be_read_is_refused: format!("workers.cpus = \"3-1\"\n{GOOD}");
 
@@ -95,6 +96,7 @@ refused! {
 }
 
 warned! {
+    proxy_protocol_tlvs_without_version_2_are_warned_of: format!("{GOOD}proxy_protocol = \"v1\"\nproxy_protocol_tlvs = [\"alpn\"]\n");
     client_limits_that_limit_nothing_are_warned_of: good_with("[listener.tls]", "client_limits = { ipv6_prefix = 56 }\n[listener.tls]");
     burst_without_a_rate_is_warned_of: good_with("[listener.tls]", "client_limits = { connections_max = 9, connection_burst = 9 }\n[listener.tls]");
     backend_that_nobody_uses_is_warned_of: format!("{GOOD}[[backend]]\nname = \"spare\"\nservers = [\"[::1]:1\"]\n");

@@ -61,6 +61,7 @@ mod tests {
             name: "app".into(),
             servers: addresses.iter().map(|address| ServerAddress::Tcp(address.parse().unwrap())).collect(),
             connect_timeout: Duration::from_secs(1),
+            proxy_protocol: None,
         };
         Servers::new(&settings, start).unwrap()
     }
@@ -84,6 +85,7 @@ mod tests {
             name: "app".into(),
             servers: vec![ServerAddress::Unix(path.clone())],
             connect_timeout: Duration::from_secs(1),
+            proxy_protocol: None,
         };
         assert_eq!(Servers::new(&settings, 0).err().map(|error| error.path), Some(path));
     }

@@ -1,7 +1,8 @@
-//! Backends: choice of a server, dialling.
+//! Backends: choice of a server, dialling, the header in front of the first byte.
 
 mod choose;
 mod dial;
+mod greet;
 mod settings;
 
 use std::io;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 pub use choose::Servers;
 pub use dial::{DialError, dial};
+pub use greet::greet;
 pub use settings::{ServerAddress, Settings};
 
 /// A unix socket's path is no address.

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::proxy_protocol;
+
 /// A group of equal servers.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -14,6 +16,8 @@ pub struct Settings {
     pub servers: Vec<ServerAddress>,
     /// How long one connection attempt may take before the next server is tried.
     pub connect_timeout: Duration,
+    /// The PROXY protocol header that a server gets; none: its connections begin with the client's first byte.
+    pub proxy_protocol: Option<proxy_protocol::Send>,
 }
 
 /// Where a server listens.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::backend::ServerAddress;
+use crate::proxy_protocol::Tlv;
 use crate::{admin, ktls, tls, worker};
 
 use super::limit;
@@ -154,6 +155,9 @@ pub(super) struct Listener {
     /// What one client of the listener may have.
     #[schemars(with = "ClientLimits")]
     pub(super) client_limits: Option<Spanned<ClientLimits>>,
+    /// Networks of load balancers in front: their connections must begin with a PROXY protocol header (version 1 or 2),
+    /// and connections from anywhere else are refused. Absent: no header is expected.
+    pub(super) proxy_protocol_from: List<IpNet>,
     /// TLS of the listener.
     #[schemars(with = "Tls")]
     pub(super) tls: Option<Spanned<Tls>>,
@@ -220,6 +224,9 @@ pub(super) struct Backend {
     /// How long one connection attempt may take before the next server is tried.
     #[schemars(transform = limit::CONNECT_TIMEOUT.describe())]
     pub(super) connect_timeout: Field<Duration>,
-    /// PROXY protocol header towards the servers.
+    /// PROXY protocol header towards the servers, in front of the first byte: who the client is.
     pub(super) proxy_protocol: Field<ProxyProtocol>,
+    /// What a `v2` header says beside the addresses; absent: everything but `crc32c` and `client_cert`. What is known
+    /// of TLS needs `ssl`, which is sent along.
+    pub(super) proxy_protocol_tlvs: List<Tlv>,
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Value};
 
 use crate::backend::ServerAddress;
+use crate::proxy_protocol::Tlv;
 use crate::{admin, ktls, tls, worker};
 
 use super::cpu;
@@ -73,6 +74,10 @@ pub(super) enum CpuChoice {
 pub(super) enum ProxyProtocol {
     /// No header is sent.
     Off,
+    /// One line of text.
+    V1,
+    /// Binary, with TLVs.
+    V2,
 }
 
 impl<T> Field<T> {
@@ -419,17 +424,31 @@ choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => S
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
 
-impl Scalar for ProxyProtocol {
+choice!(ProxyProtocol { "off" => Self::Off, "v1" => Self::V1, "v2" => Self::V2 });
+
+/// The names of the TLVs in the file.
+const TLVS: [(&str, Tlv); Tlv::ALL.len()] = [
+    ("alpn", Tlv::Alpn),
+    ("authority", Tlv::Authority),
+    ("crc32c", Tlv::Crc32c),
+    ("unique_id", Tlv::UniqueId),
+    ("ssl", Tlv::Ssl),
+    ("cn", Tlv::Cn),
+    ("cipher", Tlv::Cipher),
+    ("sig_alg", Tlv::SigAlg),
+    ("key_alg", Tlv::KeyAlg),
+    ("group", Tlv::Group),
+    ("sig_scheme", Tlv::SigScheme),
+    ("client_cert", Tlv::ClientCert),
+];
+
+impl Scalar for Tlv {
     fn parse(value: &Value) -> Result<Self, Mismatch> {
-        choose(value, &[("off", Self::Off)]).map_err(|mismatch| match value.as_str() {
-            Some("v1" | "v2") => Mismatch { help: None, ..mismatch }
-                .help("PROXY protocol headers cannot be sent yet: leave the key out, or set it to \"off\""),
-            _ => mismatch,
-        })
+        choose(value, &TLVS)
     }
 
     fn schema() -> Schema {
-        json_schema!({ "enum": ["off"], "default": "off" })
+        json_schema!({ "enum": TLVS.map(|(name, _)| name) })
     }
 }
 

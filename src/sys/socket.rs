@@ -109,6 +109,14 @@ impl Stream {
         check(|| unsafe { libc::sendmsg(self.raw(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
     }
 
+    /// The address that the peer connected to, or that we connected from.
+    ///
+    /// # Errors
+    /// What getsockname(2) says; `Unsupported` where it is no internet address.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.options().local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     /// Ends the sending side: the peer reads the end of the stream after everything sent before.
     ///
     /// Errors are left out on purpose: the socket may be gone already, and the next call on it says so.

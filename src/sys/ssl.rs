@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 
 use foreign_types_shared::ForeignTypeRef;
+use openssl::nid::Nid;
 use openssl::ssl::{SslRef, SslSessionRef};
 
 /// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.
@@ -32,7 +33,22 @@ pub fn max_fragment_length(session: &SslSessionRef) -> Option<u16> {
     }
 }
 
+/// The kind of signature with which the handshake was signed by us, and its digest ([`Nid::UNDEF`] where the kind has its
+/// own); none where nothing was signed.
+pub fn signature(ssl: &SslRef) -> Option<(Nid, Nid)> {
+    // SSL_get_signature_nid is this control in the header.
+    const SSL_CTRL_GET_SIGNATURE_NID: c_int = 132;
+    let (mut kind, mut digest): (c_int, c_int) = (0, 0);
+    // SAFETY: the SSL object is live; the function only writes the number on success.
+    let has_kind = unsafe { SSL_get_signature_type_nid(ssl.as_ptr(), &raw mut kind) } == 1;
+    // SAFETY: the SSL object is live; this control writes one int through its argument, which points to one.
+    let has_digest =
+        unsafe { openssl_sys::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_GET_SIGNATURE_NID, 0, (&raw mut digest).cast()) } == 1;
+    (has_kind && has_digest).then(|| (Nid::from_raw(kind), Nid::from_raw(digest)))
+}
+
 unsafe extern "C" {
+    fn SSL_get_signature_type_nid(ssl: *const openssl_sys::SSL, nid: *mut c_int) -> c_int;
     fn SSL_group_to_name(ssl: *mut openssl_sys::SSL, id: c_int) -> *const c_char;
     fn SSL_SESSION_get_max_fragment_length(session: *const openssl_sys::SSL_SESSION) -> u8;
 }

@@ -32,12 +32,32 @@ label_enum! {
         RecordLimit = "record_limit",
         /// A KeyUpdate that the kernel, which holds the keys, cannot follow (before Linux 6.14).
         RekeyUnsupported = "rekey_unsupported",
+        /// A PROXY protocol header was due, and did not come, or came from somebody who may not send one.
+        ProxyHeaderRefused = "proxy_header_refused",
         /// The handshake did not complete.
         HandshakeFailed = "handshake_failed",
         /// The process is going down.
         Drained = "drained",
         /// A bug here, contained.
         Internal = "internal",
+    }
+}
+
+label_enum! {
+    /// What became of the PROXY protocol header that a connection had to begin with.
+    pub enum ProxyHeader as "result" {
+        /// Taken.
+        Accepted = "accepted",
+        /// The sender is not one whose headers are believed.
+        Untrusted = "untrusted",
+        /// Taken, but the client that it names has as much as its limits allow.
+        ClientLimit = "client_limit",
+        /// Bytes that are no header.
+        Malformed = "malformed",
+        /// Closed or reset before the header was whole.
+        Closed = "closed",
+        /// The deadline passed.
+        TimedOut = "timed_out",
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::cell::{ByLabel, Counter, Gauge};
 use super::label::{
-    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, RefusalReason, RelayPath, Version,
+    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader, RefusalReason,
+    RelayPath, Version,
 };
 use super::ticket::TicketCounters;
 
@@ -28,6 +29,8 @@ pub struct WorkerMetrics {
     pub connections_refused: ByLabel<RefusalReason>,
     /// Connections whose client found no place in the table of clients.
     pub clients_untracked: Counter,
+    /// PROXY protocol headers that were due, by what became of them.
+    pub proxy_headers: ByLabel<ProxyHeader>,
     /// Handshakes completed.
     pub handshakes: ByLabel<Version, ByLabel<Kind>>,
     /// Handshakes failed, by why.

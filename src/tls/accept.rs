@@ -8,7 +8,8 @@ use super::failure::Failure;
 use super::handshake::{Established, Handshake, Progress};
 use crate::sys::socket::Stream;
 
-/// Completes the handshake with the client. There is no deadline here: the caller drops the future when time is over.
+/// Completes the handshake with the client, whose first bytes are `early`. There is no deadline here: the caller drops the
+/// future when time is over.
 ///
 /// `client_hello` is set as soon as the client has sent one, so that it outlives failure and dropping.
 ///
@@ -19,20 +20,22 @@ use crate::sys::socket::Stream;
 pub async fn accept(
     client: &Stream,
     context: &Context,
+    early: Vec<u8>,
     client_hello: &mut Option<ClientHello>,
 ) -> Result<Established, Failure> {
     let mut handshake = Handshake::new(context)?;
+    let mut progress = if early.is_empty() { Ok(Progress::Continue) } else { handshake.receive(&early) };
+    drop(early);
     loop {
-        client.readable().await.map_err(Failure::Io)?;
-        let progress = receive_once(client, &mut handshake);
         if client_hello.is_none() {
             *client_hello = handshake.take_client_hello();
         }
         send_all(client, handshake.output()).await?;
         match progress? {
-            Progress::Continue => {}
+            Progress::Continue => client.readable().await.map_err(Failure::Io)?,
             Progress::Done => return handshake.finish(),
         }
+        progress = receive_once(client, &mut handshake);
     }
 }
 

@@ -11,6 +11,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVersion};
 
 use super::client_hello::{Awaited, ClientHello};
 use super::context::Context;
+use super::facts::Facts;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
 use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
@@ -56,8 +57,17 @@ pub struct Established {
     pub group: Option<String>,
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
+    /// More about it; to be dropped soon.
+    pub facts: Facts,
     /// What record protection goes on with.
     pub handover: Box<Handover>,
+}
+
+impl Established {
+    /// What record protection goes on with; everything else is freed.
+    pub fn into_handover(self) -> Box<Handover> {
+        self.handover
+    }
 }
 
 impl Handshake {
@@ -106,7 +116,7 @@ impl Handshake {
         self.client_hello.take()
     }
 
-    /// Takes the keys out and frees OpenSSL's state.
+    /// Takes the keys out. OpenSSL's state lives on in [`Established::facts`] alone.
     ///
     /// # Errors
     /// When the key log delivered no secrets or OpenSSL negotiated what was never offered: bugs, or a crippled library.
@@ -129,18 +139,20 @@ impl Handshake {
         let kind = if ssl.session_reused() { HandshakeKind::Resumed } else { HandshakeKind::Full };
         // OpenSSL names the group of the full handshake that the session stems from (RFC 5246 section 7.3).
         let has_key_exchange = suite.version == ProtocolVersion::Tls13 || kind == HandshakeKind::Full;
+        let handover = Box::new(Handover {
+            suite,
+            max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
+            receive,
+            send,
+            traffic_secrets,
+            leftover,
+        });
         Ok(Established {
             kind,
             group: sys::ssl::group_name(ssl).filter(|_| has_key_exchange).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
-            handover: Box::new(Handover {
-                suite,
-                max_fragment_length: ssl.session().and_then(sys::ssl::max_fragment_length),
-                receive,
-                send,
-                traffic_secrets,
-                leftover,
-            }),
+            facts: Facts::of(self.stream),
+            handover,
         })
     }
 
@@ -171,7 +183,7 @@ impl Handshake {
 
 /// The in-memory transport that OpenSSL reads and writes.
 #[derive(Default)]
-struct Wire {
+pub(super) struct Wire {
     /// From the client, not yet read by OpenSSL.
     unread: Vec<u8>,
     /// How many bytes of `unread` OpenSSL may read: the rest of one record.

@@ -3,6 +3,7 @@
 mod accept;
 mod client_hello;
 mod context;
+mod facts;
 mod failure;
 mod handshake;
 pub mod identity;
@@ -13,6 +14,7 @@ mod settings;
 pub use accept::accept;
 pub use client_hello::ClientHello;
 pub use context::Context;
+pub use facts::Facts;
 pub use failure::Failure;
 pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};
 pub use settings::{CertificateFiles, Policy, Settings};

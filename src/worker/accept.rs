@@ -75,7 +75,12 @@ fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContex
 
 fn start((socket, client): (OwnedFd, SocketAddr), station: &Station, worker: &Rc<WorkerContext>) {
     let (listener, tls) = station.current();
-    let seat = match listener.admit(client.ip(), &worker.metrics) {
+    // Behind a load balancer the client is not known yet: `connection` looks at its limits.
+    let admitted = match listener.proxy_protocol_from {
+        None => listener.admit(client.ip(), &worker.metrics),
+        Some(_) => Ok(None),
+    };
+    let seat = match admitted {
         Ok(seat) => seat,
         Err(reason) => return refuse(socket, client, reason, &listener, worker),
     };

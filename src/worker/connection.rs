@@ -1,5 +1,6 @@
 //! The life of a connection: the one place that orders its phases.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::context::{Listener, Place, WorkerContext};
+use super::proxy_header::{self, Introduction, ProxyHeaderRefused};
 use crate::backend::{self, DialError};
 use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
@@ -19,14 +21,17 @@ use crate::tls::{self, ClientHello, Established, Failure, HandshakeKind};
 /// connection only.
 pub(super) async fn serve(
     socket: OwnedFd,
-    client: SocketAddr,
+    peer: SocketAddr,
     listener: Rc<Listener>,
     tls: Rc<tls::Context>,
     worker: Rc<WorkerContext>,
     place: Place,
 ) {
-    let phases = pin!(phases(socket, client, &listener, tls, &worker));
-    let reason = match contain(phases).await {
+    let client = Cell::new(peer);
+    let phases = pin!(phases(socket, &client, &listener, tls, &worker));
+    let outcome = contain(phases).await;
+    let client = client.get();
+    let reason = match outcome {
         Ok(reason) => reason,
         Err(Panicked) => {
             worker.metrics.panics.increment();
@@ -39,25 +44,37 @@ pub(super) async fn serve(
     drop(place);
 }
 
-/// Handshake, dial, relay, close.
+/// Header of the load balancer in front, handshake, dial, header for the server, relay, close. `known_client` is the peer,
+/// until a header says otherwise.
 async fn phases(
     socket: OwnedFd,
-    client: SocketAddr,
+    known_client: &Cell<SocketAddr>,
     listener: &Listener,
     tls: Rc<tls::Context>,
     worker: &WorkerContext,
 ) -> CloseReason {
+    let peer = known_client.get();
     let stream = match Stream::new(socket) {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::error!(%client, %error, "the runtime refused a socket");
+            tracing::error!(%peer, %error, "the runtime refused a socket");
             return CloseReason::Internal;
         }
     };
     let watch = worker.wheel.watch(listener.timeouts.handshake);
 
+    let Introduction { client, received, early, seat: _seat } =
+        match proxy_header::expect(&stream, peer, listener, worker, &watch).await {
+            Ok(introduction) => introduction,
+            Err(ProxyHeaderRefused) => {
+                stream.close();
+                return CloseReason::ProxyHeaderRefused;
+            }
+        };
+    known_client.set(client);
+
     let mut hello = None;
-    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, &mut hello))).await;
+    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, early, &mut hello))).await;
     // A reload may have replaced it; what it holds of certificates shall not wait for the end of the connection.
     drop(tls);
     let established = match handshake.unwrap_or(Err(Failure::TimedOut)) {
@@ -69,12 +86,33 @@ async fn phases(
         }
     };
     count(&established, worker);
+    let server_name = hello.as_ref().and_then(ClientHello::server_name);
+    let ids = &worker.unique_ids;
+    let greeting = match proxy_header::compose(
+        listener.proxy_protocol,
+        &received,
+        &stream,
+        peer,
+        server_name,
+        &established,
+        ids,
+    ) {
+        Ok(greeting) => greeting,
+        Err(error) => {
+            tracing::debug!(listener = listener.name, %client, %error, "client has gone");
+            stream.close();
+            return CloseReason::ClientFailed;
+        }
+    };
+    // An idle connection must not hold on to what its beginning told.
+    drop((received, hello));
+    let handover = established.into_handover();
 
     let dialled = backend::dial(&listener.servers, listener.connect_timeout, &watch, &worker.metrics).await;
     let server = match dialled {
         Ok(server) => server,
         Err(DialError::Unavailable) => {
-            relay::close_without_backend(&stream, &watch, established.handover).await;
+            relay::close_without_backend(&stream, &watch, handover).await;
             stream.close();
             return CloseReason::BackendUnavailable;
         }
@@ -84,6 +122,13 @@ async fn phases(
             return CloseReason::BackendFailed;
         }
     };
+    if let Err(error) = backend::greet(&server, &greeting, listener.connect_timeout, &watch).await {
+        tracing::warn!(backend = listener.servers.name(), %client, %error, "server took no PROXY protocol header");
+        server.reset();
+        stream.close();
+        return CloseReason::BackendFailed;
+    }
+    drop(greeting);
 
     let sides = Sides {
         client: &stream,
@@ -98,7 +143,7 @@ async fn phases(
         idle_timeout: listener.timeouts.idle,
         close_timeout: listener.timeouts.close,
     };
-    let outcome = relay::run(&sides, established.handover).await;
+    let outcome = relay::run(&sides, handover).await;
 
     drop(watch);
     if outcome.client_finished {

@@ -1,6 +1,7 @@
 //! What every connection of a worker works with.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,10 +9,13 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::mailbox::Queued;
+use super::proxy_header::UniqueIds;
 use super::settings::Timeouts;
 use crate::backend::Servers;
 use crate::guard::{Admission, ClientLimits, Clients, Refusal, Seat};
 use crate::ktls;
+use crate::network::Networks;
+use crate::proxy_protocol;
 use crate::relay::{BufferPool, PipePool};
 use crate::telemetry::{RefusalReason, WorkerMetrics};
 use crate::timer::Wheel;
@@ -23,6 +27,7 @@ pub(super) struct WorkerContext {
     pub(super) wheel: Rc<Wheel>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) failure_log: LogLimit,
+    pub(super) unique_ids: UniqueIds,
     pub(super) refusal_log: LogLimit,
     open_count: Cell<usize>,
     connections_max: Cell<usize>,
@@ -36,6 +41,8 @@ pub(super) struct Listener {
     pub(super) name: String,
     pub(super) servers: Rc<Servers>,
     pub(super) connect_timeout: Duration,
+    pub(super) proxy_protocol: Option<proxy_protocol::Send>,
+    pub(super) proxy_protocol_from: Option<Networks>,
     pub(super) kernel_tls: ktls::Settings,
     pub(super) capabilities: Arc<ktls::Capabilities>,
     pub(super) records_per_key: u64,
@@ -80,6 +87,8 @@ impl WorkerContext {
             wheel: Wheel::new(Instant::now()),
             metrics,
             failure_log: LogLimit::default(),
+            // Keyed at random, hence a random number.
+            unique_ids: UniqueIds::new(RandomState::new().build_hasher().finish()),
             refusal_log: LogLimit::default(),
             open_count: Cell::new(0),
             connections_max: Cell::new(0),

@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod context;
 mod mailbox;
+mod proxy_header;
 mod reclaim;
 mod runtime;
 mod settings;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::guard::ClientLimits;
 use crate::ktls;
+use crate::network::Networks;
 use crate::tls;
 
 /// The workers of the process.
@@ -79,6 +80,9 @@ pub struct ListenerSettings {
     pub connections_max: Option<usize>,
     /// What one client may have.
     pub client_limits: Option<ClientLimits>,
+    /// Whose connections must begin with a PROXY protocol header, while all others are refused; none: no header is
+    /// expected of anybody.
+    pub proxy_protocol_from: Option<Networks>,
     /// TLS.
     pub tls: tls::Settings,
     /// When record protection moves to the kernel.

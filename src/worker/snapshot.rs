@@ -84,6 +84,8 @@ impl Snapshot {
             name: settings.name.clone(),
             servers: Rc::new(Servers::new(&plan.backend, worker)?),
             connect_timeout: plan.backend.connect_timeout,
+            proxy_protocol: plan.backend.proxy_protocol,
+            proxy_protocol_from: settings.proxy_protocol_from.clone(),
             kernel_tls: settings.kernel_tls,
             capabilities: Arc::clone(&self.capabilities),
             records_per_key: settings.records_per_key,

@@ -11,6 +11,7 @@ pub(crate) mod body;
 pub(crate) mod certificate;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod haproxy;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod port;

@@ -1,7 +1,7 @@
 //! Debian's nginx as the backend: files to fetch, and a place to put files.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -19,13 +19,25 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Starts nginx in a directory of its own.
     pub(crate) fn start() -> Self {
+        Self::start_with(|directory, address| {
+            format!(
+                "http {{ {} server {{ listen {address}; root {}/files; dav_methods PUT; }} }}",
+                http(directory),
+                directory.display()
+            )
+        })
+    }
+
+    /// Starts nginx with these blocks in its configuration.
+    pub(crate) fn start_with(blocks: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
         let directory = TempDir::with_prefix("sluice-nginx-").unwrap();
         let port = Port::reserve();
         let config = directory.path().join("nginx.conf");
         for name in ["files", "temporary"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        std::fs::write(&config, configuration(&directory, port.address())).unwrap();
+        let blocks = blocks(directory.path(), port.address());
+        std::fs::write(&config, configuration(directory.path(), &blocks)).unwrap();
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         let mut command = Command::new("nginx");
         command.env("PATH", path).arg("-p").arg(directory.path()).arg("-c").arg(&config);
@@ -52,17 +64,11 @@ impl Nginx {
     }
 }
 
-fn configuration(directory: &TempDir, address: SocketAddr) -> String {
-    let at = directory.path().display();
-    // One process and no change of user: the test's directory belongs to whoever runs the test.
+/// What every http block needs to stay within the test's directory.
+pub(crate) fn http(directory: &Path) -> String {
+    let at = directory.display();
     format!(
         r#"
-daemon off;
-master_process off;
-pid {at}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 2048; }}
-http {{
     access_log off;
     client_body_temp_path {at}/temporary/body;
     proxy_temp_path {at}/temporary/proxy;
@@ -70,12 +76,22 @@ http {{
     uwsgi_temp_path {at}/temporary/uwsgi;
     scgi_temp_path {at}/temporary/scgi;
     client_max_body_size 0;
-    server {{
-        listen {address};
-        root {at}/files;
-        dav_methods PUT;
-    }}
-}}
+"#
+    )
+}
+
+fn configuration(directory: &Path, blocks: &str) -> String {
+    let at = directory.display();
+    // One process and no change of user: the test's directory belongs to whoever runs the test.
+    format!(
+        r#"
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+master_process off;
+pid {at}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 2048; }}
+{blocks}
 "#
     )
 }

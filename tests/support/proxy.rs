@@ -41,6 +41,9 @@ pub(crate) struct Options {
     pub(crate) idle_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Further keys of `[listener.tls]` and of the backend, as the configuration spells them.
+    pub(crate) tls_lines: String,
+    pub(crate) backend_lines: String,
     /// RLIMIT_NOFILE; none: whatever the test has.
     pub(crate) descriptors_max: Option<u32>,
 }
@@ -65,6 +68,8 @@ impl Default for Options {
             idle_timeout: DEADLINE,
             close_timeout: DEADLINE,
             connect_timeout: Duration::from_secs(5),
+            tls_lines: String::new(),
+            backend_lines: String::new(),
             descriptors_max: None,
         }
     }
@@ -112,7 +117,9 @@ impl Proxy {
         let process = Process::start("sluice", &mut command, directory.path(), port.address());
         let mut proxy = Self { process, port, admin, files, _directory: directory, idle_descriptors: 0 };
         // The connection that proved that it listens; what a test counts begins after it.
-        wait_until("Sluice has seen the first connection", || proxy.handshakes_failed("closed_silently") == 1);
+        wait_until("Sluice has seen the first connection", || {
+            proxy.handshakes_failed("closed_silently") + proxy.closed("proxy_header_refused") == 1
+        });
         wait_until("it is idle", || proxy.connections_open() == 0);
         proxy.idle_descriptors = wait_for("the number of its descriptors stands", || proxy.steady_descriptors());
         proxy
@@ -273,11 +280,13 @@ close_timeout = "{close}ms"
 policy = "{policy}"
 certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]
 alpn = {alpn:?}
+{tls_lines}
 
 [[backend]]
 name = "app"
 servers = {servers:?}
 connect_timeout = "{connect}ms"
+{backend_lines}
 "#,
         workers = options.workers,
         cpus = cpus(options.workers),
@@ -296,6 +305,8 @@ connect_timeout = "{connect}ms"
             options.kernel_tls_bulk.map_or_else(String::new, |bulk| format!("kernel_tls_bulk = {bulk:?}\n")),
         records_per_key =
             options.records_per_key.map_or_else(String::new, |records| format!("records_per_key = {records}\n")),
+        tls_lines = options.tls_lines,
+        backend_lines = options.backend_lines,
         policy = options.policy,
         chain = files.chain,
         key = files.key,

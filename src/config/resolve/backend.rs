@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use toml::Spanned;
 
 use crate::backend::{ServerAddress, Settings};
+use crate::proxy_protocol::{Send, Tlvs, Version};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
@@ -56,9 +57,30 @@ fn resolve(
     let raw = raw.get_ref();
     let servers = servers(raw, &table, environment, report);
     let connect_timeout = report.bounded(&raw.connect_timeout, &limit::CONNECT_TIMEOUT);
-    let _ = report.get_or(&raw.proxy_protocol, ProxyProtocol::Off);
-    let settings = name.clone().map(|(name, _)| Settings { name, servers, connect_timeout });
+    let proxy_protocol = proxy_protocol(raw, report);
+    let settings = name.clone().map(|(name, _)| Settings { name, servers, connect_timeout, proxy_protocol });
     Resolved { name, settings }
+}
+
+fn proxy_protocol(raw: &raw::Backend, report: &mut Report) -> Option<Send> {
+    let protocol = report.get_or(&raw.proxy_protocol, ProxyProtocol::Off);
+    let tlvs = match report.list(&raw.proxy_protocol_tlvs) {
+        None => Tlvs::usual(),
+        Some((tlvs, span)) => {
+            if protocol != ProxyProtocol::V2 {
+                let finding = Diagnostic::warning("`backend.proxy_protocol_tlvs` has no effect");
+                let finding = finding.help("remove it, or set proxy_protocol to \"v2\"");
+                report.push_at(finding, &span, "only a version 2 header has room for it");
+            }
+            tlvs.into_iter().map(|(tlv, _)| tlv).collect()
+        }
+    };
+    let version = match protocol {
+        ProxyProtocol::Off => return None,
+        ProxyProtocol::V1 => Version::V1,
+        ProxyProtocol::V2 => Version::V2,
+    };
+    Some(Send { version, tlvs })
 }
 
 fn servers(

@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::Spanned;
 
 use crate::ktls;
+use crate::network::Networks;
 use crate::tls::{self, Policy};
 use crate::worker::{ListenerSettings, Timeouts};
 
@@ -85,6 +86,7 @@ fn settings(
         close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
     };
     let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);
+    let proxy_protocol_from = proxy_protocol_from(raw, report);
     let tls = tls(raw, table, environment, report);
     let (backend, tls) = (backend?, tls?);
     Some(move |name, address| ListenerSettings {
@@ -97,6 +99,7 @@ fn settings(
         kernel_tls,
         records_per_key,
         timeouts,
+        proxy_protocol_from,
     })
 }
 
@@ -162,6 +165,20 @@ fn kernel_tls(raw: &raw::Listener, report: &mut Report) -> ktls::Settings {
     let bulk = report.get_or(&raw.kernel_tls_bulk, ktls::Bulk::Auto);
     let known_bugs = report.get_or(&raw.kernel_tls_known_bugs, ktls::KnownBugs::Refuse);
     ktls::Settings { mode, promote_after_bytes, bulk, known_bugs }
+}
+
+/// An empty list would refuse everybody.
+fn proxy_protocol_from(raw: &raw::Listener, report: &mut Report) -> Option<Networks> {
+    let (networks, span) = report.list(&raw.proxy_protocol_from)?;
+    let written = raw.proxy_protocol_from.written().map_or(0, |(_, fields)| fields.len());
+    if written == 0 || written > limit::NETWORK_COUNT_MAX {
+        let fault = if written == 0 { "is empty" } else { "has too many entries" };
+        let finding = Diagnostic::error(format!("`listener.proxy_protocol_from` {fault}"))
+            .allowed(format!("allowed: 1 to {} networks", limit::NETWORK_COUNT_MAX))
+            .help("name the load balancers in front, or leave the key out: then no header is expected");
+        report.push_at(finding, &span, format!("{written} networks"));
+    }
+    Some(networks.into_iter().map(|(network, _)| network).collect())
 }
 
 fn tls(
