@@ -159,7 +159,6 @@ impl Control {
                 Some(request) = requests.recv() => self.grant(request),
                 Some((worker, notice)) = next(&mut notices) => self.note(worker, notice),
                 finished = self.reloads.prepared() => self.finish_reading(finished),
-                () = self.watch.event() => {}
                 upgraded = self.succession.ended() => self.finish_upgrade(upgraded),
                 () = due(&mut watchdog) => notify::alive(),
                 _ = tickets.tick() => self.server.maintain_tickets(),

@@ -1,7 +1,6 @@
 //! What the process says about itself when it starts.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 

@@ -5,16 +5,12 @@
 //! looked at, and only where one is another than before is there something to do.
 
 use std::collections::BTreeMap;
-use std::future;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::io::unix::AsyncFd;
 
 /// How long nothing may happen in the folders until the files are looked at: who writes two files writes both.
 const QUIET: Duration = Duration::from_millis(250);
@@ -27,7 +23,7 @@ const LINKS_MAX: usize = 40;
 
 /// The watch over a set of files.
 pub(super) struct Watch {
-    inotify: Option<AsyncFd<Descriptor>>,
+    inotify: Option<Inotify>,
     folders: BTreeMap<PathBuf, WatchDescriptor>,
     stamps: Stamps,
     noticed: Option<Noticed>,
@@ -55,14 +51,6 @@ struct Noticed {
     last: Instant,
 }
 
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
 impl Watch {
     /// A watch that sees nothing.
     pub(super) fn idle() -> Self {
@@ -75,12 +63,9 @@ impl Watch {
         }
     }
 
-    /// A watch over nothing yet; to be called within a tokio runtime.
+    /// A watch over nothing yet.
     pub(super) fn new() -> Self {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .map_err(io::Error::from)
-            .and_then(|inotify| AsyncFd::new(Descriptor(inotify)));
-        let inotify = inotify
             .inspect_err(|error| {
                 tracing::warn!(
                     %error,
@@ -107,26 +92,11 @@ impl Watch {
         &self.stamps
     }
 
-    /// Takes note of the next events, whenever they come.
-    ///
-    /// Cancel safety: safe.
-    pub(super) async fn event(&mut self) {
-        let Some(inotify) = &self.inotify else { return future::pending().await };
-        match inotify.readable().await {
-            Ok(mut ready) => {
-                while inotify.get_ref().0.read_events().is_ok_and(|events| !events.is_empty()) {}
-                ready.clear_ready();
-                self.notice(Instant::now());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "certificate files are looked at every {POLL_INTERVAL:?} from now on");
-                self.inotify = None;
-            }
-        }
-    }
-
     /// Whether files have changed since they were read, and have come to rest. Said once; whoever asks reads them.
+    ///
+    /// To be asked several times a second. Does not wait.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        self.read_events(now);
         if self.inotify.is_none() && now.saturating_duration_since(self.polled_at) >= POLL_INTERVAL {
             self.polled_at = now;
             return self.stamps.has_changed();
@@ -143,6 +113,18 @@ impl Watch {
         self.stamps.has_changed()
     }
 
+    fn read_events(&mut self, now: Instant) {
+        let Some(inotify) = &self.inotify else { return };
+        // Which ones does not matter, nor that some may have been lost.
+        let mut has_some = false;
+        while inotify.read_events().is_ok_and(|events| !events.is_empty()) {
+            has_some = true;
+        }
+        if has_some {
+            self.notice(now);
+        }
+    }
+
     fn notice(&mut self, now: Instant) {
         let first = self.noticed.map_or(now, |noticed| noticed.first);
         self.noticed = Some(Noticed { first, last: now });
@@ -150,7 +132,6 @@ impl Watch {
 
     fn watch_folders(&mut self) {
         let Some(inotify) = &self.inotify else { return };
-        let inotify = &inotify.get_ref().0;
         let mut before = std::mem::take(&mut self.folders);
         for folder in self.stamps.0.keys().flat_map(|file| folders(file)) {
             if self.folders.contains_key(&folder) {
@@ -284,8 +265,8 @@ mod tests {
         assert!(folders(&root.join("loop")).len() <= LINKS_MAX + 1);
     }
 
-    #[tokio::test]
-    async fn change_is_due_when_the_folder_is_at_rest_and_only_if_the_file_is_another() {
+    #[test]
+    fn change_is_due_when_the_folder_is_at_rest_and_only_if_the_file_is_another() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("edge.pem");
         fs::write(&file, "one").unwrap();
@@ -294,19 +275,20 @@ mod tests {
         assert!(!watch.is_due(Instant::now() + LONGEST));
 
         fs::write(root.path().join("other"), "not ours").unwrap();
-        watch.event().await;
-        assert!(!watch.is_due(Instant::now()), "not at rest yet");
-        assert!(!watch.is_due(Instant::now() + QUIET), "not our file");
+        let now = Instant::now();
+        assert!(!watch.is_due(now), "not at rest yet");
+        assert!(!watch.is_due(now + QUIET), "not our file");
 
         fs::write(root.path().join("new"), "two!").unwrap();
         fs::rename(root.path().join("new"), &file).unwrap();
-        watch.event().await;
-        assert!(watch.is_due(Instant::now() + QUIET));
-        assert!(!watch.is_due(Instant::now() + QUIET), "said once");
+        let now = Instant::now();
+        assert!(!watch.is_due(now), "not at rest yet");
+        assert!(watch.is_due(now + QUIET));
+        assert!(!watch.is_due(now + QUIET), "said once");
     }
 
-    #[tokio::test]
-    async fn change_between_reading_and_watching_is_not_lost() {
+    #[test]
+    fn change_between_reading_and_watching_is_not_lost() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("edge.pem");
         let before = Stamps::of([file.clone()]);
