@@ -16,6 +16,7 @@ use sluice::telemetry::{
     Configuration, GenerationCell, KernelTlsView, ListenerView, PhaseCell, Process, ReloadView, SnapshotView,
     WorkerStateCell, WorkerView,
 };
+use sluice::ticket::{Keeper, RingShape, Source};
 
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 
@@ -71,6 +72,9 @@ fn checker_refuses_what_the_format_forbids() {
 }
 
 fn process() -> Process {
+    let (shape, now) = (RingShape::default(), SystemTime::now().into());
+    let mut keeper = Keeper::open_at(Source::Memory(shape), &[], now).unwrap();
+    keeper.maintain_at(now).unwrap();
     let worker = |cpu| WorkerView {
         cpu,
         metrics: Arc::default(),
@@ -98,7 +102,7 @@ fn process() -> Process {
             listeners: vec![listener],
         }),
         reloads: ReloadView::default(),
-        ticket_ring: std::sync::Arc::default(),
+        ticket_ring: keeper.telemetry(),
         kernel_tls: KernelTlsView::default(),
         configuration: Arc::new(Configuration::none()).into(),
         phase: PhaseCell::new(),

@@ -67,6 +67,8 @@ fn full_example_has_every_key_of_the_schema() {
 fn examples_are_good() {
     for name in ["minimal.toml", "full.toml"] {
         let folder = Folder::new();
+        folder.make_ring("ticket.ring");
+        folder.write_key("old.key", &[1; 80]);
         let outcome = folder.check(&doc(&format!("examples/{name}")));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "docs/examples/{name}");
         assert!(outcome.stdout.ends_with("0 warnings\n"), "{}", outcome.stdout);

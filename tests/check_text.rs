@@ -81,6 +81,10 @@ refused! {
         "admin.address = \"0.0.0.0:9180\"\nadmin.tls = {{ chain = \"edge.crt\", key = \"edge.key\", client_ca = \"edge.key\" }}\n{GOOD}");
     admin_address_of_a_listener_is_refused: format!("admin.address = \"127.0.0.1:8443\"\n{GOOD}");
     ring_in_a_missing_folder_is_refused: format!("tickets.ring = \"nowhere/ticket.ring\"\n{GOOD}");
+    ring_that_does_not_exist_is_refused: format!("tickets.ring = \"ticket.ring\"\n{GOOD}");
+    ring_that_others_can_read_is_refused: format!("tickets.ring = \"edge.crt\"\n{GOOD}");
+    ring_that_is_something_else_is_refused: format!("tickets.ring = \"edge.key\"\n{GOOD}");
+    ticket_keys_that_cannot_be_used_are_refused: format!("tickets.keys = [\"edge.key\", \"none.key\", 3]\n{GOOD}");
     ring_that_is_a_folder_is_refused: format!("tickets.ring = \"/proc\"\n{GOOD}");
     alpn_names_that_cannot_be_sent_are_refused: good_with("[listener.tls]",
         &format!("[listener.tls]\nalpn = [\"h2\", \"\", \"{}\", \"h2\", 3]", "x".repeat(256)));

@@ -182,12 +182,12 @@ fn memory_and_descriptors_are_after_many_reloads_what_they_were_before() {
     let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
     builder.set_verify(SslVerifyMode::NONE);
     let idle = builder.build().connect("localhost", TcpStream::connect(address).unwrap()).unwrap();
-    reload(10);
+    reload(8);
     wait_until("descriptors are few", || (open() < 100).then_some(()), || proxy.log().text());
     let (descriptors, before) = (open(), memory());
-    reload(50);
+    reload(40);
     let grown = memory().saturating_sub(before);
-    assert!(grown < 2048, "{grown} KiB more after 50 reloads, from {before} KiB");
+    assert!(grown < 2048, "{grown} KiB more after 40 reloads, from {before} KiB");
     wait_until("descriptors are closed", || (open() <= descriptors + 2).then_some(()), || proxy.log().text());
     drop(idle);
 }

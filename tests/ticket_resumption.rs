@@ -4,13 +4,16 @@
 mod ticket_common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
-use openssl::ssl::{AlpnError, NameType, SniError, SslContext, SslVerifyMode, SslVersion, select_next_proto};
+use openssl::ssl::{
+    AlpnError, ClientHelloResponse, NameType, SniError, SslContext, SslVerifyMode, SslVersion, select_next_proto,
+};
 use sluice::telemetry::Label;
 use sluice::ticket::{
-    Clock, KeyTable, ManualClock, Renewal, ScheduledKey, ScopeKeys, TicketCounters, TicketIssue, TicketKey,
+    Clock, Issuer, KeyTable, ManualClock, Renewal, ScheduledKey, ScopeKeys, TicketCounters, TicketIssue, TicketKey,
     TicketOpening, TicketSettings, UnixSeconds, install,
 };
 use ticket_common::*;
@@ -436,6 +439,47 @@ fn context_switched_in_under_another_scope_or_without_tickets_means_full_handsha
             }
             let edge = connect(&server, &named(None, "edge.example"));
             assert!(!connect(&server, &named(Some(edge.session()), "other.example")).resumed, "{version:?}");
+        }
+    }
+}
+
+#[test]
+fn scope_chosen_for_one_handshake_decides_about_its_tickets() {
+    for version in VERSIONS {
+        let clock = ManualClock::at(real_now());
+        let ring = new_ring(clock.now());
+        let issuer =
+            |name| Issuer::new(keys_at(&ring, scope(name), clock.now()), &settings(), Clock::Manual(clock.clone()));
+        let strict = issuer("strict");
+        let mut builder = server_builder(version);
+        // Stands for a look into the ClientHello.
+        let is_strict = Arc::new(AtomicBool::new(false));
+        let found = Arc::clone(&is_strict);
+        builder.set_client_hello_callback(move |ssl, _| {
+            if found.load(Ordering::Relaxed) {
+                strict.choose(ssl)?;
+            }
+            Ok(ClientHelloResponse::SUCCESS)
+        });
+        let edge = keys_at(&ring, scope("edge"), clock.now());
+        install(&mut builder, edge, &settings(), Clock::Manual(clock.clone())).unwrap();
+        let listener = builder.build();
+        // The same scopes as a node has them whose contexts serve one each.
+        let alone = |name| server(version, &keys_at(&ring, scope(name), clock.now()), &settings(), &clock);
+        let (alone_strict, alone_edge) = (alone("strict"), alone("edge"));
+        for (name, own, other) in
+            [("strict.example", &alone_strict, &alone_edge), ("edge.example", &alone_edge, &alone_strict)]
+        {
+            is_strict.store(name == "strict.example", Ordering::Relaxed);
+            let named = |session| Offer { session, server_name: Some(name), ..Offer::default() };
+            let first = connect(&listener, &named(None));
+            let before = all_counts();
+            assert!(connect(&listener, &named(Some(first.session()))).resumed, "{version:?} {name}");
+            assert_counted(TicketOpening::Current, &before);
+            assert!(connect(own, &named(Some(first.session()))).resumed, "{version:?} {name}");
+            assert!(!connect(other, &named(Some(first.session()))).resumed, "{version:?} {name}");
+            let elsewhere = connect(own, &named(None));
+            assert!(connect(&listener, &named(Some(elsewhere.session()))).resumed, "{version:?} {name}");
         }
     }
 }

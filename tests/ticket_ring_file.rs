@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use openssl::ssl::SslVersion;
 use sluice::ticket::{
-    ChainSecret, FileError, FormatError, Keeper, KeeperError, KeyName, LockWait, Lookup, ManualClock, Persisted, Ring,
-    RingChange, RingError, RingEvent, RingFile, RingShape, ScopeHash, Source, TicketCounters, TicketOpening,
-    TicketSettings, UnixSeconds, encode_ring, seal,
+    ChainSecret, FileError, FormatError, KEY_FILES_MAX, Keeper, KeeperError, KeyName, KeySource, LockWait, Lookup,
+    ManualClock, Persisted, RETRY_INTERVAL, Ring, RingChange, RingError, RingEvent, RingFile, RingShape, RingStanding,
+    ScopeHash, Source, TicketCounters, TicketOpening, TicketSettings, UnixSeconds, encode_ring, seal,
 };
 use tempfile::TempDir;
 use ticket_common::*;
@@ -256,7 +256,7 @@ fn revocation_reaches_a_node_by_its_file_and_cannot_be_taken_back() {
     assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
     assert_eq!(sealing_name(&mut keeper, T0), Some(fresh));
     assert!(!is_usable(&mut keeper, name, T0));
-    let events = keeper.counters();
+    let events = keeper.telemetry();
     assert_eq!(events.events.of(RingEvent::Revoked).value(), 1);
     assert_eq!(events.events.of(RingEvent::RefusedRevoked).value(), 1);
 }
@@ -272,7 +272,7 @@ fn forged_ring_under_the_same_id_is_refused() {
     let error = keeper.maintain_at(T0).map(drop).unwrap_err();
     assert!(matches!(error, KeeperError::Ring(RingError::Diverged { .. })), "{error}");
     assert_eq!(sealing_name(&mut keeper, T0), Some(name));
-    assert_eq!(keeper.counters().events.of(RingEvent::RefusedDiverged).value(), 1);
+    assert_eq!(keeper.telemetry().events.of(RingEvent::RefusedDiverged).value(), 1);
 }
 
 #[test]
@@ -346,7 +346,6 @@ fn ring_in_memory_ratchets_without_a_file() {
     let done = keeper.maintain_at(T0.plus(LONG)).unwrap();
     assert_eq!((done.ratcheted_epochs, done.persisted.unwrap()), (15, Persisted::NotNeeded));
     assert!(!is_usable(&mut keeper, name, T0.plus(LONG)));
-    assert_eq!(keeper.next_maintenance_at(T0), UnixSeconds(T0.0 / 3600 * 3600 + 3600));
 }
 
 #[test]
@@ -388,7 +387,7 @@ fn status_shows_names_and_no_secret() {
     let keys = keeper.scope_at(ScopeHash::from([1; 32]), T0).unwrap();
     let json = serde_json::to_string(&keeper.status_at(T0.plus(Duration::from_secs(7))).unwrap()).unwrap();
     assert!(name.is_some() && json.contains(&keys.table().sealing_at(T0).unwrap().name().to_string()), "{json}");
-    assert!(json.contains("\"unchanged_seconds\":7"), "{json}");
+    assert!(json.contains(&format!("\"changed_unix_seconds\":{T0}")), "{json}");
     let text = encode_ring(&node.read()).unwrap();
     let secret = text.lines().find_map(|line| line.strip_prefix("chain-secret ")).unwrap();
     assert!(!json.contains(&secret[..8]), "{json}");
@@ -456,4 +455,84 @@ fn key_file_of_another_size_or_readable_by_others_is_refused() {
     fs::set_permissions(&exposed, Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(open(exposed), KeeperError::File(FileError::ReadableByOthers { .. })));
     assert!(matches!(Keeper::open_at(Source::KeyFiles, &[], T0), Err(KeeperError::NoKeys)));
+}
+
+#[test]
+fn key_files_with_one_name_or_too_many_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = [key_file(&directory, "one", &[1; 80]), key_file(&directory, "two", &[1; 48])];
+    let error = Keeper::open_at(Source::KeyFiles, &files, T0).map(drop).unwrap_err();
+    assert!(matches!(&error, KeeperError::SameKeyName { path, first } if *path == files[1] && *first == files[0]));
+    let many = vec![files[0].clone(); KEY_FILES_MAX + 1];
+    let error = Keeper::open_at(Source::KeyFiles, &many, T0).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::TooManyKeyFiles { count } if count == KEY_FILES_MAX + 1), "{error}");
+}
+
+#[test]
+fn keeper_is_due_for_an_epoch_a_clock_step_a_changed_file_a_scope_and_a_retry_and_else_not() {
+    let node = Node::with(&new_ring(T0));
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let run = |keeper: &mut Keeper, now: UnixSeconds, what: &str| {
+        assert!(keeper.is_due_at(now), "{what}");
+        keeper.maintain_at(now).unwrap().persisted.unwrap();
+        assert!(!keeper.is_due_at(now), "{what}: done");
+    };
+    run(&mut keeper, T0, "the first run");
+    let keys = keeper.scope_at(scope("edge"), T0).unwrap();
+    run(&mut keeper, T0, "a scope");
+    assert!(!keeper.is_due_at(T0.plus(Duration::from_secs(100))));
+    run(&mut keeper, T0.plus(EPOCH), "an epoch");
+    run(&mut keeper, T0.plus(Duration::from_secs(3599)), "a step back over the border");
+    write(&node.path, &node.read());
+    run(&mut keeper, T0, "a file that was written");
+    drop(keys);
+    run(&mut keeper, T0, "a scope that nobody uses");
+
+    fs::set_permissions(&node.path, Permissions::from_mode(0o644)).unwrap();
+    assert!(keeper.is_due_at(T0), "a file that was opened to others");
+    assert!(keeper.maintain_at(T0).is_err());
+    assert!(!keeper.is_due_at(T0), "looked at");
+    assert!(keeper.is_due_at(T0.plus(RETRY_INTERVAL)), "looked at again after a while");
+    assert!(keeper.is_due_at(T0.minus(Duration::from_secs(1))), "or when the clock went back");
+    fs::set_permissions(&node.path, Permissions::from_mode(0o600)).unwrap();
+    run(&mut keeper, T0, "a file that was put right");
+}
+
+#[test]
+fn keeper_that_takes_the_place_of_another_reports_on_and_refuses_what_was_revoked() {
+    let (node, copy) = (Node::with(&new_ring(T0)), Node::with(&new_ring(T0)));
+    write(&copy.path, &node.read());
+    let mut former = copy.keeper_at(T0).unwrap();
+    let same = node.keeper_at(T0).unwrap().succeed(&former).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&same.telemetry(), &former.telemetry()));
+    write(&copy.path, &copy.read().revoked_at(T0).unwrap());
+    former.maintain_at(T0).unwrap();
+    let error = node.keeper_at(T0).unwrap().succeed(&former).map(drop).unwrap_err();
+    assert!(matches!(&error, KeeperError::Revoked { file: 0, own: 1, path } if *path == node.path), "{error}");
+    let other = Node::with(&new_ring(T0));
+    assert!(other.keeper_at(T0).unwrap().succeed(&former).is_ok());
+}
+
+#[test]
+fn telemetry_shows_the_ring_as_of_the_last_run() {
+    let node = Node::with(&new_ring(T0));
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let _keys = keeper.scope_at(scope("edge"), T0).unwrap();
+    keeper.maintain_at(T0).unwrap();
+    let telemetry = keeper.telemetry();
+    let status = telemetry.status();
+    let ring = status.ring.as_ref().unwrap();
+    assert_eq!(
+        (status.source, ring.standing, ring.current_epoch),
+        (KeySource::File, RingStanding::Current, T0.0 / 3600)
+    );
+    assert_eq!(ring.next_ratchet_unix_seconds, T0.0 + 120);
+    assert_eq!((status.key_count, status.key_names.len()), (15, 15));
+    let later = UnixSeconds(ring.next_ratchet_unix_seconds);
+    assert_eq!(keeper.maintain_at(later.minus(Duration::from_secs(1))).unwrap().ratcheted_epochs, 0);
+    assert_eq!(keeper.maintain_at(later).unwrap().ratcheted_epochs, 1, "the ratchet comes when it was announced");
+    assert_eq!(telemetry.status().changed_unix_seconds, later.0);
+    write(&node.path, &node.read().revoked_at(later).unwrap());
+    keeper.maintain_at(later).unwrap();
+    assert_eq!(telemetry.status().ring.as_ref().unwrap().generation, 1);
 }

@@ -1,15 +1,15 @@
 //! `GET /status`: the process at one look, as JSON.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::telemetry::diagnostics;
 use crate::telemetry::{
-    CloseReason, Counter, DialResult, Direction, DrainView, FailureReason, KeepReason, Kind, Label, ListenerView,
-    Process, RelayPath, ReloadResult, RingEvent, SnapshotView, TicketIssue, TicketOpening, Version, WorkerMetrics,
-    WorkerState, WorkerView,
+    CloseReason, Counter, DialResult, Direction, DrainView, FailureReason, KeepReason, KeySource, Kind, Label,
+    ListenerView, Process, RelayPath, ReloadResult, RingEvent, RingFacts, RingStatus, SnapshotView, TicketIssue,
+    TicketOpening, Version, WorkerMetrics, WorkerState, WorkerView,
 };
 
 /// The version of the document's shape: it grows when a field changes its meaning or goes, not when one is added.
@@ -123,6 +123,20 @@ struct Tickets {
     issued: BTreeMap<&'static str, u64>,
     opened: BTreeMap<&'static str, u64>,
     ring_events: BTreeMap<&'static str, u64>,
+    keys: Keys,
+}
+
+/// The ticket keys as they were when they were last looked after, which is in each epoch and after each change.
+#[derive(Serialize)]
+struct Keys {
+    source: KeySource,
+    ring: Option<RingFacts>,
+    /// When the keys were loaded, ratcheted or replaced here.
+    changed: Option<String>,
+    next_key: Option<String>,
+    next_ratchet: Option<String>,
+    key_count: usize,
+    key_names: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -192,6 +206,7 @@ fn read(process: &Process) -> Status<'_> {
             issued: sums(process, |metrics, result: TicketIssue| metrics.tickets.issued.of(result)),
             opened: sums(process, |metrics, result: TicketOpening| metrics.tickets.opened.of(result)),
             ring_events: by_label(|event: RingEvent| process.ticket_ring.events.of(event).value()),
+            keys: keys(&process.ticket_ring.status()),
         },
         workers: process.workers.iter().enumerate().map(worker).collect(),
         listeners: snapshot.listeners.iter().map(listener).collect(),
@@ -213,6 +228,20 @@ fn handshakes(process: &Process) -> Handshakes {
 
 fn completed(metrics: &WorkerMetrics, kind: Kind) -> u64 {
     Version::ALL.iter().map(|version| metrics.handshakes.of(*version).of(kind).value()).sum()
+}
+
+fn keys(status: &RingStatus) -> Keys {
+    let at = |seconds: u64| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).and_then(rfc3339);
+    let ring = status.ring.as_ref();
+    Keys {
+        source: status.source,
+        ring: status.ring.clone(),
+        changed: (status.source != KeySource::None).then(|| at(status.changed_unix_seconds)).flatten(),
+        next_key: ring.and_then(|ring| at(ring.next_key_unix_seconds)),
+        next_ratchet: ring.and_then(|ring| at(ring.next_ratchet_unix_seconds)),
+        key_count: status.key_count,
+        key_names: status.key_names.clone(),
+    }
 }
 
 fn worker((index, worker): (usize, &WorkerView)) -> Worker {
@@ -324,6 +353,26 @@ mod tests {
         assert_eq!(status["configuration"]["generation"], 1);
         assert_eq!(status["configuration"]["last_reload"], serde_json::Value::Null);
         assert_eq!(status["started"], "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn ticket_keys_show_the_ring_and_their_names() {
+        let process = Process::sample(1);
+        let keys = || {
+            let status: serde_json::Value = serde_json::from_str(&render(&process)).unwrap();
+            status["tickets"]["keys"].clone()
+        };
+        let before = keys();
+        assert_eq!(before["source"], "none");
+        assert!(before["ring"].is_null() && before["changed"].is_null());
+
+        process.ticket_ring.publish(RingStatus::sample());
+        let after = keys();
+        assert_eq!((&after["source"], &after["ring"]["standing"]), (&"file".into(), &"current".into()));
+        assert_eq!((&after["ring"]["generation"], &after["ring"]["current_epoch"]), (&3.into(), &500_000.into()));
+        assert_eq!((&after["changed"], &after["key_count"]), (&"2027-01-15T08:00:00Z".into(), &1.into()));
+        assert_eq!(after["next_ratchet"], "2027-01-15T08:02:00Z");
+        assert_eq!(after["key_names"][0], "1a".repeat(16));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
+use crate::telemetry::Label;
 use crate::ticket::{FileError, LockWait, Ring, RingError, RingFacts, RingFile, RingShape, UnixSeconds};
 
 /// Makes, shows, ratchets and revokes ticket-ring files.
@@ -125,22 +126,26 @@ pub enum TicketsError {
     Print(#[from] std::io::Error),
 }
 
+const YEAR_10000: u64 = 253_402_300_800;
+
 fn print(out: &mut dyn Write, facts: &RingFacts) -> Result<(), TicketsError> {
     let seconds = |seconds| humantime::format_duration(Duration::from_secs(seconds));
     writeln!(out, "id             {}", facts.id)?;
     writeln!(out, "generation     {} (revocations so far)", facts.generation)?;
     match facts.standing_epochs {
-        0 => writeln!(out, "standing       {}", facts.standing)?,
-        epochs => writeln!(out, "standing       {} by {epochs} epochs", facts.standing)?,
+        0 => writeln!(out, "standing       {}", facts.standing.label())?,
+        epochs => writeln!(out, "standing       {} by {epochs} epochs", facts.standing.label())?,
     }
     writeln!(out, "epoch length   {}", seconds(facts.epoch_length_seconds))?;
     writeln!(out, "lifetime       {}", seconds(facts.retention_seconds))?;
     writeln!(out, "epochs         {} (oldest key) to {} (now)", facts.first_epoch, facts.current_epoch)?;
-    // Later years have no RFC 3339 form.
-    const YEAR_10000: u64 = 253_402_300_800;
-    if facts.next_ratchet_unix_seconds < YEAR_10000 {
-        let next = UNIX_EPOCH + Duration::from_secs(facts.next_ratchet_unix_seconds);
-        writeln!(out, "next ratchet   {}", humantime::format_rfc3339_seconds(next))?;
+    for (what, at) in [("next key    ", facts.next_key_unix_seconds), ("next ratchet", facts.next_ratchet_unix_seconds)]
+    {
+        // Later years have no RFC 3339 form.
+        if at < YEAR_10000 {
+            let at = UNIX_EPOCH + Duration::from_secs(at);
+            writeln!(out, "{what}   {}", humantime::format_rfc3339_seconds(at))?;
+        }
     }
     writeln!(out, "fingerprint    {}", facts.fingerprint.as_deref().unwrap_or("none: no key for the present"))?;
     Ok(())
@@ -261,7 +266,8 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(&json).unwrap()
         };
         assert_eq!(at(NOW)["standing"], "current");
-        assert_eq!(at(NOW)["next_ratchet_unix_seconds"], NOW.0 + 3600);
+        assert_eq!(at(NOW)["next_key_unix_seconds"], NOW.0 + 3600);
+        assert_eq!(at(NOW)["next_ratchet_unix_seconds"], NOW.0 + 120, "the skew behind the end of the oldest ticket");
         let later = at(NOW.plus(Duration::from_secs(3600)));
         assert_eq!((later["standing"].as_str(), later["standing_epochs"].as_u64()), (Some("behind"), Some(1)));
         assert!(later["fingerprint"].is_string());

@@ -107,6 +107,8 @@ pub(super) const CONNECT_TIMEOUT: Limit<Duration> = seconds(10, 2, 60);
 pub(super) const TICKET_LIFETIME: Limit<Duration> = seconds(0, DAY / 2, 7 * DAY);
 /// Tickets per TLS 1.3 handshake: OpenSSL's default, and more than any browser asks for.
 pub(super) const TICKET_COUNT: Limit<u64> = Limit { min: 1, default: 2, max: 8 };
+/// Ticket key files: each is looked through for every ticket.
+pub(super) const TICKET_KEY_FILE_COUNT_MAX: usize = crate::ticket::KEY_FILES_MAX;
 /// Open client connections per worker.
 pub(super) const CONNECTIONS_MAX: Limit<u64> = Limit { min: 1, default: 16_384, max: 1 << 20 };
 /// Open client connections per worker and listener.

@@ -174,6 +174,8 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
     use std::collections::BTreeSet;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use openssl::ec::{EcGroup, EcKey};
@@ -184,6 +186,7 @@ mod tests {
 
     use super::*;
     use crate::backend::ServerAddress;
+    use crate::ticket::{LockWait, Ring, RingFile, RingShape};
     use crate::{admin, ktls, tls, worker};
 
     /// A folder with `edge.crt` and `edge.key`, on a machine with two CPUs.
@@ -247,7 +250,7 @@ mod tests {
             server.drain_timeout = "1s"
             workers = { count = 1, cpus = "1", io = "epoll", connections_max = 7, buffer_memory = "2MiB" }
             admin.address = "[::1]:9180"
-            tickets = { ring = "ring", lifetime = "0s", count = 1 }
+            tickets = { ring = "ring", keys = ["old.key"], lifetime = "0s", count = 1 }
             [[backend]]
             name = "other"
             servers = ["127.0.0.1:1"]
@@ -267,6 +270,7 @@ mod tests {
             close_timeout = "3s"
             tls = { policy = "modern", certificates = [{ chain = "edge.crt", key = "edge.key" }], alpn = ["h2", "x"] }
         "#;
+        make_ticket_keys(&folder);
         let settings = check_in(text, &environment(&folder)).0.unwrap();
         assert_eq!(settings.drain_timeout, Duration::from_secs(1));
         assert_eq!((&settings.workers.cpus[..], settings.workers.io), (&[1][..], worker::IoDriver::Epoll));
@@ -274,6 +278,7 @@ mod tests {
         assert_eq!(settings.admin.address, Some(admin::Address::Tcp("[::1]:9180".parse().unwrap())));
         assert_eq!(settings.admin.socket_mode, admin::SocketMode::User);
         assert_eq!(settings.tickets.ring, Some(folder.path().join("ring")));
+        assert_eq!(settings.tickets.key_files, [folder.path().join("old.key")]);
         assert_eq!((settings.tickets.lifetime, settings.tickets.count), (Duration::ZERO, 1));
         let socket = ServerAddress::Unix(folder.path().join("app.sock"));
         assert_eq!(settings.backends[1].servers, [ServerAddress::Tcp("127.0.0.1:8080".parse().unwrap()), socket]);
@@ -293,6 +298,38 @@ mod tests {
             (listener.tls.policy, &listener.tls.alpn[..]),
             (tls::Policy::Modern, &["h2".into(), "x".into()][..])
         );
+    }
+
+    /// A ring whose tickets live for 12 hours, and a key file.
+    fn make_ticket_keys(folder: &TempDir) {
+        let file = RingFile::at(&folder.path().join("ring"));
+        let ring = Ring::generate_at(RingShape::default(), SystemTime::now().into()).unwrap();
+        file.create(&file.lock(LockWait::Try).unwrap(), &ring).unwrap();
+        let key = folder.path().join("old.key");
+        std::fs::write(&key, [7; 48]).unwrap();
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn ticket_settings_that_the_files_do_not_bear_out_are_found() {
+        let folder = TempDir::new().unwrap();
+        let environment = environment(&folder);
+        make_ticket_keys(&folder);
+        let findings = |tickets: &str| {
+            let text = format!("tickets = {tickets}\n{}", include_str!("../../docs/examples/minimal.toml"));
+            let findings = check_in(&text, &environment).1;
+            let findings = findings.into_iter().map(|finding| (finding.severity, finding.title));
+            findings.filter(|(_, title)| title.contains("tickets")).collect::<Vec<_>>()
+        };
+        assert_eq!(findings(r#"{ ring = "ring", keys = ["old.key"] }"#), []);
+        let longer = findings(r#"{ ring = "ring", lifetime = "13h" }"#);
+        assert_eq!(longer, [(Severity::Warning, "`tickets.lifetime` is longer than the ring allows".to_owned())]);
+        let unused = findings(r#"{ ring = "ring", lifetime = "0s" }"#);
+        assert_eq!(unused, [(Severity::Warning, "`tickets.ring` has no effect".to_owned())]);
+        let twice = findings(r#"{ keys = ["old.key", "old.key"] }"#);
+        assert_eq!(twice, [(Severity::Error, "two of the `tickets.keys` have the same key name".to_owned())]);
+        let many = format!("{{ keys = [{}] }}", "\"old.key\",".repeat(17));
+        assert!(findings(&many).contains(&(Severity::Error, "`tickets.keys` has too many entries".to_owned())));
     }
 
     #[test]

@@ -102,8 +102,11 @@ pub(super) struct AdminTls {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Tickets {
-    /// File of the ticket key ring; absent: a ring in memory, for this process.
+    /// File of the ticket key ring; absent: `keys`, or without those a ring in memory, for this process.
     pub(super) ring: Field<PathBuf>,
+    /// Ticket key files in nginx's format, 80 or 48 bytes. Beside a ring they only open; without one the first of them
+    /// seals.
+    pub(super) keys: List<PathBuf>,
     /// How long after its full handshake a session may be resumed; `0s`: no tickets are issued.
     #[schemars(transform = limit::TICKET_LIFETIME.describe())]
     pub(super) lifetime: Field<Duration>,

@@ -55,7 +55,7 @@ impl Settings {
         Self {
             workers: worker::Settings::for_cpus((0..worker_count).collect()),
             admin: admin::Settings::default(),
-            tickets: ticket::Settings { ring: None, lifetime: Duration::ZERO, count: 1 },
+            tickets: ticket::Settings { ring: None, key_files: Vec::new(), lifetime: Duration::ZERO, count: 1 },
             listeners: Vec::new(),
             backends: Vec::new(),
             tracked_clients_max: 1,

@@ -17,7 +17,7 @@ use super::tickets::{self, Tickets};
 use super::watch::Stamps;
 use crate::guard::Clients;
 use crate::ktls;
-use crate::telemetry::{ListenerView, RingCounters, SnapshotView, WorkerMetrics};
+use crate::telemetry::{ListenerView, RingTelemetry, SnapshotView, WorkerMetrics};
 use crate::ticket::KeeperError;
 use crate::tls::identity::{Identity, IdentityError};
 use crate::worker::{
@@ -257,9 +257,9 @@ impl Server {
         &self.snapshot.capabilities
     }
 
-    /// What happened to the ticket ring.
-    pub fn ticket_ring_counters(&self) -> Arc<RingCounters> {
-        self.tickets.counters()
+    /// The ticket ring as it is shown.
+    pub fn ticket_ring(&self) -> Arc<RingTelemetry> {
+        self.tickets.telemetry()
     }
 
     /// Keeps the ticket ring up to date with the clock and its file.
@@ -394,7 +394,7 @@ fn snapshot(
         listeners.push(ListenerPlan {
             settings: listener.clone(),
             identity: Arc::clone(identity),
-            ticket_keys: tickets.of(listener)?,
+            ticket_keys: tickets.of(listener, &settings.backends[listener.backend].name)?,
             backend: settings.backends[listener.backend].clone(),
             sockets: *sockets,
         });

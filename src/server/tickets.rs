@@ -1,11 +1,13 @@
 //! The ticket ring of the process: opened at the start, kept up to date by the control thread.
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use crate::telemetry::RingCounters;
+use crate::telemetry::{KeySource, RingStatus, RingTelemetry};
 use crate::ticket::{
     Keeper, KeeperError, Maintenance, Renewal, RingChange, RingShape, ScopeHash, ScopeKeys, Settings, Source,
     TicketSettings, UnixSeconds,
@@ -15,21 +17,25 @@ use crate::worker;
 
 /// The ring, and who uses it.
 pub(super) struct Tickets {
+    /// None where no tickets are wanted.
     keeper: Option<Keeper>,
     source: Option<Source>,
-    counters: Arc<RingCounters>,
+    key_files: Vec<PathBuf>,
+    telemetry: Arc<RingTelemetry>,
+    /// What is wrong, so that it is logged once and not with every run.
+    complaint: Option<String>,
 }
 
 impl Tickets {
     /// Opens the ring that the settings name, or makes one for this process. No ring where no tickets are wanted.
     /// Goes on with the ring of the process that this one takes over from, where both are in memory.
     pub(super) fn open(settings: &Settings, predecessors: Option<&[u8]>) -> Result<Self, KeeperError> {
-        let mut tickets = Self::open_counting(source(settings)?, Arc::default())?;
+        let mut tickets = Self::open_from(settings, None)?;
         if let (Some(keeper), Some(ring)) = (&mut tickets.keeper, predecessors) {
             match keeper.resume_at(ring, now()) {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::info!("ticket ring: the settings differ from the predecessor's, its sessions end")
+                    tracing::info!("ticket ring: the settings differ from the predecessor's, its sessions end");
                 }
                 Err(error) => tracing::warn!(%error, "ticket ring: the predecessor's cannot be used, its sessions end"),
             }
@@ -42,57 +48,113 @@ impl Tickets {
         self.keeper.as_ref()?.export()
     }
 
-    fn open_counting(source: Option<Source>, counters: Arc<RingCounters>) -> Result<Self, KeeperError> {
-        let open = |source: Source| Keeper::open_at(source, &[], now());
-        let keeper = source.clone().map(open).transpose()?.map(|keeper| keeper.counting_into(Arc::clone(&counters)));
-        Ok(Self { keeper, source, counters })
-    }
-
-    /// The ring of other settings; none where it is this one, so that sessions go on.
+    /// The keys of other settings; none where they are these, so that sessions go on.
     pub(super) fn reopen(&self, settings: &Settings) -> Result<Option<Self>, KeeperError> {
-        let wanted = source(settings)?;
-        if wanted == self.source {
+        if source(settings)? == self.source && settings.key_files == self.key_files {
             return Ok(None);
         }
-        Self::open_counting(wanted, Arc::clone(&self.counters)).map(Some)
+        Self::open_from(settings, Some(self)).map(Some)
+    }
+
+    fn open_from(settings: &Settings, former: Option<&Self>) -> Result<Self, KeeperError> {
+        let (source, key_files) = (source(settings)?, settings.key_files.clone());
+        let telemetry = former.map(Self::telemetry).unwrap_or_default();
+        let mut tickets = Self { keeper: None, source, key_files, telemetry, complaint: None };
+        if let Some(source) = &tickets.source {
+            let keeper = Keeper::open_at(source.clone(), &tickets.key_files, now())?;
+            tickets.keeper = Some(match former.and_then(|former| former.keeper.as_ref()) {
+                Some(former) => keeper.succeed(former)?,
+                None => keeper.report_to(Arc::clone(&tickets.telemetry)),
+            });
+        }
+        tickets.log_lifetime(settings);
+        Ok(tickets)
     }
 
     /// Nobody's ring.
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        Self { keeper: None, source: None, counters: Arc::default() }
+        Self { keeper: None, source: None, key_files: Vec::new(), telemetry: Arc::default(), complaint: None }
     }
 
     /// The keys of a listener: those of everything that admits its sessions.
-    pub(super) fn of(&mut self, listener: &worker::ListenerSettings) -> Result<Option<Arc<ScopeKeys>>, KeeperError> {
+    pub(super) fn of(
+        &mut self,
+        listener: &worker::ListenerSettings,
+        backend: &str,
+    ) -> Result<Option<Arc<ScopeKeys>>, KeeperError> {
         let Some(keeper) = &mut self.keeper else { return Ok(None) };
-        keeper.scope_at(scope(listener), now()).map(Some)
+        keeper.scope_at(scope(listener, backend), now()).map(Some)
     }
 
-    /// What happened to the ring.
-    pub(super) fn counters(&self) -> Arc<RingCounters> {
-        Arc::clone(&self.counters)
+    /// What happened to the ring, and what it is like.
+    pub(super) fn telemetry(&self) -> Arc<RingTelemetry> {
+        Arc::clone(&self.telemetry)
     }
 
-    /// Looks at the file at once, changed or not. An error has been counted; the former keys stay in use.
+    /// Looks at every file at once, changed or not. An error has been counted; the former keys stay in use.
     pub(super) fn reread(&mut self) -> Result<(), KeeperError> {
         let Some(keeper) = &mut self.keeper else { return Ok(()) };
-        log(&keeper.reload_at(now())?);
+        let done = keeper.reload_at(now())?;
+        self.log_done(&done);
         Ok(())
     }
 
-    /// Ratchets the ring with the clock and follows its file; to be called every minute or so.
+    /// Ratchets the ring with the clock and follows its file; to be called each [`MAINTENANCE_INTERVAL`].
     pub(super) fn maintain(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        match keeper.maintain_at(now()) {
-            Ok(done) => log(&done),
-            Err(error) => tracing::error!(%error, "ticket ring: the former keys stay in use"),
+        let now = now();
+        let Some(keeper) = &mut self.keeper else {
+            if self.telemetry.status().source != KeySource::None {
+                self.telemetry.publish(RingStatus::default());
+            }
+            return;
+        };
+        if !keeper.is_due_at(now) {
+            return;
         }
+        match keeper.maintain_at(now) {
+            Ok(done) => self.log_done(&done),
+            Err(error) => self.complain(&error, "ticket ring: the former keys stay in use"),
+        }
+    }
+
+    fn log_done(&mut self, done: &Maintenance) {
+        if done.change != RingChange::None {
+            tracing::info!(change = ?done.change, "ticket ring: the file brought a change");
+        }
+        if done.ratcheted_epochs > 0 {
+            tracing::debug!(epochs = done.ratcheted_epochs, "ticket ring: ratcheted");
+        }
+        match &done.persisted {
+            Err(error) => self.complain(
+                error,
+                "ticket ring: the file could not be rewritten and still holds keys of expired tickets",
+            ),
+            Ok(_) if self.complaint.take().is_some() => tracing::info!("ticket ring: all is well again"),
+            Ok(_) => {}
+        }
+    }
+
+    /// Logs an error once for as long as it stays the same.
+    fn complain(&mut self, error: &dyn Display, consequence: &'static str) {
+        let text = error.to_string();
+        if self.complaint.as_ref() != Some(&text) {
+            tracing::error!(error = %text, "{consequence}");
+            self.complaint = Some(text);
+        }
+    }
+
+    /// Logs where the ring gives less than the configuration asks for.
+    fn log_lifetime(&self, settings: &Settings) {
+        let Some(keeper) = self.keeper.as_ref().filter(|keeper| settings.lifetime > keeper.retention()) else { return };
+        let (wanted, lifetime) = (settings.lifetime, keeper.retention());
+        tracing::warn!(?wanted, ?lifetime, "ticket ring: tickets.lifetime is longer than the ring allows, whose holds");
     }
 }
 
-/// How often the ring is looked after: well within an epoch, which is five minutes at least.
-pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the ring is looked after. A look costs one stat(2) where nothing has changed; a revocation that is written
+/// into the file is obeyed after this time.
+pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How tickets are issued.
 pub(super) fn issuing(settings: &Settings) -> TicketSettings {
@@ -107,7 +169,8 @@ fn source(settings: &Settings) -> Result<Option<Source>, KeeperError> {
     }
     Ok(Some(match &settings.ring {
         Some(path) => Source::File(path.clone()),
-        None => Source::Memory(shape(settings.lifetime)?),
+        None if settings.key_files.is_empty() => Source::Memory(shape(settings.lifetime)?),
+        None => Source::KeyFiles,
     }))
 }
 
@@ -120,31 +183,21 @@ fn shape(lifetime: Duration) -> Result<RingShape, KeeperError> {
     Ok(RingShape::new(RingShape::default().epoch_length(), Duration::from_secs(lifetime.as_secs()))?)
 }
 
-/// What a ticket is bound to: a session resumes only where the same policy, name and protocols apply.
-fn scope(listener: &worker::ListenerSettings) -> ScopeHash {
+/// What a ticket is bound to: a session resumes only where the same policy and protocols apply and the same backend
+/// answers. Not the listener's name: one site often has several, such as one for IPv4 and one for IPv6.
+/// `docs/ticket-ring.md` lists the fields.
+fn scope(listener: &worker::ListenerSettings, backend: &str) -> ScopeHash {
     let policy = match listener.tls.policy {
         tls::Policy::Modern => b"modern".as_slice(),
         tls::Policy::Intermediate => b"intermediate",
     };
     let alpn = listener.tls.alpn.join(",");
     ScopeHash::of(&[
-        ("listener", listener.name.as_bytes()),
+        ("backend", backend.as_bytes()),
         ("policy", policy),
         ("alpn", alpn.as_bytes()),
         ("client_auth", b"off"),
     ])
-}
-
-fn log(done: &Maintenance) {
-    if done.change != RingChange::None {
-        tracing::info!(change = ?done.change, "ticket ring: the file brought a change");
-    }
-    if done.ratcheted_epochs > 0 {
-        tracing::debug!(epochs = done.ratcheted_epochs, "ticket ring: ratcheted");
-    }
-    if let Err(error) = &done.persisted {
-        tracing::error!(%error, "ticket ring: the file could not be rewritten and still holds keys of expired tickets");
-    }
 }
 
 fn now() -> UnixSeconds {

@@ -18,12 +18,14 @@ use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtxRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{NameType, SslContext, SslContextBuilder, SslRef, SslVersion};
+use openssl::ssl::{NameType, Ssl, SslContext, SslContextBuilder, SslRef, SslVersion};
 use openssl::x509::X509Ref;
 use openssl_sys as ffi;
 
 /// Bytes of a key name.
 pub const TICKET_KEY_NAME_BYTES: usize = 16;
+/// Bytes of the session id contexts that handshakes choose between: as many as OpenSSL takes.
+pub const SESSION_ID_CONTEXT_BYTES: usize = 32;
 /// Bytes of the initialisation vector of AES-CBC, and of the buffer that OpenSSL hands to the callback.
 pub const TICKET_IV_BYTES: usize = 16;
 
@@ -37,6 +39,8 @@ pub trait TicketHooks: Send + Sync + 'static {
     fn seal(&self, session: Option<&Session<'_>>, slot: &mut ProtectionSlot<'_>) -> bool;
     /// Hands the key named in a received ticket to `slot`. Returning false means a full handshake.
     fn open(&self, key_name: &[u8; TICKET_KEY_NAME_BYTES], slot: &mut ProtectionSlot<'_>) -> bool;
+    /// A hook panicked on this thread; the handshake goes on without a ticket. Must not panic itself.
+    fn panicked(&self) {}
     /// Judges what was in the ticket: `None` where its MAC was wrong, it made no sense, or [`TicketHooks::open`] had no
     /// key.
     fn admit(&self, handshake: &Handshake<'_>, session: Option<&Session<'_>>) -> Admission;
@@ -74,6 +78,22 @@ pub fn install_ticket_hooks(ctx: &mut SslContextBuilder, hooks: Arc<dyn TicketHo
             ptr::null_mut(),
         )
     };
+    if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+}
+
+/// Has one handshake use `hooks` instead of those of its context, and accept sessions of `id_context` only.
+///
+/// To be called before OpenSSL looks for a ticket, in the ClientHello callback: the callback for the server name comes too
+/// late. The context of the listener must have hooks of its own; without them OpenSSL never calls back.
+pub fn choose_ticket_hooks(
+    ssl: &mut SslRef,
+    hooks: Arc<dyn TicketHooks>,
+    id_context: &[u8; SESSION_ID_CONTEXT_BYTES],
+) -> Result<(), ErrorStack> {
+    ssl.set_ex_data(chosen_index()?, Hooks(hooks));
+    // SAFETY: the SSL object is alive; OpenSSL copies the bytes, whose number it takes.
+    let set =
+        unsafe { SSL_set_session_id_context(ssl.as_ptr(), id_context.as_ptr(), SESSION_ID_CONTEXT_BYTES as c_uint) };
     if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
@@ -344,9 +364,17 @@ fn hooks_index() -> Result<Index<SslContext, Hooks>, ErrorStack> {
     INDEX.clone()
 }
 
-/// The hooks of the context that is in use for `ssl`; none when a context without hooks was switched in.
+fn chosen_index() -> Result<Index<Ssl, Hooks>, ErrorStack> {
+    static INDEX: LazyLock<Result<Index<Ssl, Hooks>, ErrorStack>> = LazyLock::new(Ssl::new_ex_index);
+    INDEX.clone()
+}
+
+/// The hooks chosen for this handshake, else those of the context that is in use; none when a context without hooks was
+/// switched in.
 fn hooks_of(ssl: &SslRef) -> Option<&dyn TicketHooks> {
-    Some(&*ssl.ssl_context().ex_data(hooks_index().ok()?)?.0)
+    let chosen = ssl.ex_data(chosen_index().ok()?);
+    let hooks = chosen.or_else(|| ssl.ssl_context().ex_data(hooks_index().ok()?))?;
+    Some(&*hooks.0)
 }
 
 /// The SSL object of a callback.
@@ -372,10 +400,23 @@ unsafe fn bytes<'a>(data: *const c_uchar, length: usize) -> &'a [u8] {
     unsafe { slice::from_raw_parts(data, length) }
 }
 
-/// Runs a hook; a panic must not cross into C, and becomes `otherwise`.
-fn guarded(otherwise: c_int, hook: impl FnOnce() -> c_int) -> c_int {
-    catch_unwind(AssertUnwindSafe(hook)).unwrap_or_else(|_| {
+/// Runs `hook` with the hooks of a handshake. Without hooks, or after a panic, which must not cross into C, the result is
+/// `otherwise`.
+///
+/// # Safety
+///
+/// `ssl` must be the object that OpenSSL passed to the calling callback, or null.
+unsafe fn with_hooks(
+    ssl: *mut ffi::SSL,
+    otherwise: c_int,
+    hook: impl FnOnce(&SslRef, &dyn TicketHooks) -> c_int,
+) -> c_int {
+    // SAFETY: by contract; the view ends with this function.
+    let Some(ssl) = (unsafe { handshake_of(ssl) }) else { return otherwise };
+    let Some(hooks) = hooks_of(ssl) else { return otherwise };
+    catch_unwind(AssertUnwindSafe(|| hook(ssl, hooks))).unwrap_or_else(|_| {
         PANICS_CAUGHT.fetch_add(1, Ordering::Relaxed);
+        hooks.panicked();
         otherwise
     })
 }
@@ -390,10 +431,7 @@ unsafe extern "C" fn ticket_key_callback(
 ) -> c_int {
     const WITHOUT_KEY: c_int = 0;
     const WITH_KEY: c_int = 1;
-    guarded(WITHOUT_KEY, || {
-        // SAFETY: OpenSSL passes its live object; the view ends with the callback.
-        let Some(ssl) = (unsafe { handshake_of(ssl) }) else { return WITHOUT_KEY };
-        let Some(hooks) = hooks_of(ssl) else { return WITHOUT_KEY };
+    let hook = |ssl: &SslRef, hooks: &dyn TicketHooks| {
         let direction = if encrypt == 1 { Direction::Seal } else { Direction::Open };
         let mut slot = ProtectionSlot { key_name, iv, cipher, mac, direction, callback: PhantomData };
         let done = match direction {
@@ -405,19 +443,21 @@ unsafe extern "C" fn ticket_key_callback(
             }
         };
         if done { WITH_KEY } else { WITHOUT_KEY }
-    })
+    };
+    // SAFETY: OpenSSL passes its live object.
+    unsafe { with_hooks(ssl, WITHOUT_KEY, hook) }
 }
 
 unsafe extern "C" fn generate_ticket_callback(ssl: *mut ffi::SSL, _: *mut c_void) -> c_int {
     const CONTINUE: c_int = 1;
-    guarded(CONTINUE, || {
-        // SAFETY: OpenSSL passes its live object; the view ends with the callback.
-        let Some(ssl) = (unsafe { handshake_of(ssl) }) else { return CONTINUE };
-        if let (Some(hooks), Some(mut session)) = (hooks_of(ssl), session_of(ssl)) {
+    let hook = |ssl: &SslRef, hooks: &dyn TicketHooks| {
+        if let Some(mut session) = session_of(ssl) {
             hooks.issue(&Handshake { ssl }, &mut session);
         }
         CONTINUE
-    })
+    };
+    // SAFETY: OpenSSL passes its live object.
+    unsafe { with_hooks(ssl, CONTINUE, hook) }
 }
 
 unsafe extern "C" fn decrypt_ticket_callback(
@@ -432,10 +472,7 @@ unsafe extern "C" fn decrypt_ticket_callback(
         // The client takes tickets but has none.
         return SSL_TICKET_RETURN_IGNORE_RENEW;
     }
-    guarded(SSL_TICKET_RETURN_IGNORE_RENEW, || {
-        // SAFETY: OpenSSL passes its live object; the view ends with the callback.
-        let Some(ssl) = (unsafe { handshake_of(ssl) }) else { return SSL_TICKET_RETURN_IGNORE_RENEW };
-        let Some(hooks) = hooks_of(ssl) else { return SSL_TICKET_RETURN_IGNORE_RENEW };
+    let hook = |ssl: &SslRef, hooks: &dyn TicketHooks| {
         let opened = matches!(status, SSL_TICKET_SUCCESS | SSL_TICKET_SUCCESS_RENEW) && !session.is_null();
         let session = opened.then_some(Session { session, callback: PhantomData });
         match (hooks.admit(&Handshake { ssl }, session.as_ref()), opened) {
@@ -443,7 +480,9 @@ unsafe extern "C" fn decrypt_ticket_callback(
             (Admission::ResumeAndRenew, true) => SSL_TICKET_RETURN_USE_RENEW,
             (Admission::Refuse, _) | (_, false) => SSL_TICKET_RETURN_IGNORE_RENEW,
         }
-    })
+    };
+    // SAFETY: OpenSSL passes its live object.
+    unsafe { with_hooks(ssl, SSL_TICKET_RETURN_IGNORE_RENEW, hook) }
 }
 
 /// The session of a handshake, for the duration of a callback.
@@ -493,5 +532,6 @@ unsafe extern "C" {
     ) -> c_int;
     fn SSL_SESSION_set_timeout(session: *mut ffi::SSL_SESSION, seconds: c_long) -> c_long;
     fn SSL_SESSION_get0_id_context(session: *const ffi::SSL_SESSION, length: *mut c_uint) -> *const c_uchar;
+    fn SSL_set_session_id_context(ssl: *mut ffi::SSL, context: *const c_uchar, length: c_uint) -> c_int;
     fn SSL_SESSION_get0_peer(session: *mut ffi::SSL_SESSION) -> *mut ffi::X509;
 }

@@ -8,7 +8,7 @@ use prometheus_client::registry::Unit;
 use super::cell::{ByLabel, Counter, Gauge, Label};
 use super::kernel_tls::{self, Statistics};
 use super::reload::ReloadView;
-use super::ticket::{RingCounters, TicketCounters};
+use super::ticket::{RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters};
 use super::worker::WorkerMetrics;
 
 /// One metric as it is exposed and documented.
@@ -81,7 +81,7 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
-    let (ring_events, _) = ticket_ring_events(&RingCounters::default());
+    let ticket_ring = ticket_ring(&RingTelemetry::default()).into_iter().map(|(metric, _)| metric);
     let kernel_tls = Statistics::default();
     let view = ReloadView::default();
     let ((reloads, _), (swaps, _)) = (reloads(&view), certificate_swaps(&view));
@@ -99,12 +99,9 @@ pub fn all() -> Vec<Metric> {
         upgrades_failed,
         workers(),
         worker_connections_open(),
-        ring_events,
-        kernel_events,
-        kernel_open,
     ];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
-    process.into_iter().chain(counted).collect()
+    process.into_iter().chain(ticket_ring).chain([kernel_events, kernel_open]).chain(counted).collect()
 }
 
 /// Version and OpenSSL.
@@ -226,9 +223,62 @@ fn kernel_samples(names: &[&'static str], statistics: &Statistics) -> Vec<Sample
     names.iter().map(sample).collect()
 }
 
-/// What happened to the ticket ring.
-pub(super) fn ticket_ring_events(counters: &RingCounters) -> (Metric, Vec<Sample>) {
-    read("sluice_ticket_ring_events", "What happened to the ticket ring and its file", &counters.events)
+/// The ticket ring. Where there is none, what is only known of one has no samples.
+pub(super) fn ticket_ring(ring: &RingTelemetry) -> Vec<(Metric, Vec<Sample>)> {
+    let status = ring.status();
+    let of_ring = |subject, unit, help, read: fn(&RingStatus, &RingFacts) -> u64| {
+        let metric = Metric { subject, unit, kind: MetricKind::Gauge, help, labels: Vec::new() };
+        let sample = |facts: &RingFacts| Sample { labels: Vec::new(), value: read(&status, facts).into() };
+        (metric, status.ring.as_ref().map(sample).into_iter().collect())
+    };
+    vec![
+        read("sluice_ticket_ring_events", "What happened to the ticket ring and its file", &ring.events),
+        ticket_ring_standing(status.ring.as_ref()),
+        of_ring("sluice_ticket_ring_epoch", None, "Epoch of the ticket ring by this node's clock", |_, facts| {
+            facts.current_epoch
+        }),
+        of_ring("sluice_ticket_ring_generation", None, "Revocations that the ticket ring has seen", |_, facts| {
+            facts.generation.into()
+        }),
+        of_ring("sluice_ticket_ring_keys", None, "Ticket keys in use, over all scopes", |status, _| {
+            status.key_count as u64
+        }),
+        of_ring(
+            "sluice_ticket_ring_change_time",
+            Some(Unit::Seconds),
+            "When the ticket ring was loaded, ratcheted or replaced here, in seconds since 1970-01-01 UTC",
+            |status, _| status.changed_unix_seconds,
+        ),
+        of_ring(
+            "sluice_ticket_ring_next_key_time",
+            Some(Unit::Seconds),
+            "When the next ticket key begins to seal, in seconds since 1970-01-01 UTC",
+            |_, facts| facts.next_key_unix_seconds,
+        ),
+        of_ring(
+            "sluice_ticket_ring_next_ratchet_time",
+            Some(Unit::Seconds),
+            "When the oldest ticket key is wiped, in seconds since 1970-01-01 UTC",
+            |_, facts| facts.next_ratchet_unix_seconds,
+        ),
+    ]
+}
+
+fn ticket_ring_standing(facts: Option<&RingFacts>) -> (Metric, Vec<Sample>) {
+    let names = RingStanding::ALL.iter().map(|standing| standing.label());
+    let metric = Metric {
+        subject: "sluice_ticket_ring_standing",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Where the ticket ring stands compared with the clock: 1 for its standing, else 0; only current is good for long",
+        labels: vec![LabelSet { name: RingStanding::NAME, values: LabelValues::Closed(names.clone().collect()) }],
+    };
+    let sample = |facts: &RingFacts, name: &'static str| Sample {
+        labels: vec![(RingStanding::NAME, name.to_owned())],
+        value: (facts.standing.label() == name).into(),
+    };
+    let samples = facts.map(|facts| names.map(|name| sample(facts, name)).collect());
+    (metric, samples.unwrap_or_default())
 }
 
 /// Workers by state.
@@ -282,7 +332,7 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         tickets,
         panics,
     } = worker;
-    let TicketCounters { issued, opened } = &**tickets;
+    let TicketCounters { issued, opened, panics: ticket_panics } = &**tickets;
     vec![
         read("sluice_connections_accepted", "Client connections accepted", connections_accepted),
         read("sluice_connections_open", "Client connections open now", connections_open),
@@ -325,6 +375,11 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         read("sluice_kernel_tls_rekeyed", "Keys of promoted directions that were replaced", kernel_tls_rekeyed),
         read("sluice_tickets_issued", "Session tickets that were to be sent, by what became of them", issued),
         read("sluice_tickets_opened", "Session tickets received, by what became of them", opened),
+        read(
+            "sluice_ticket_panics",
+            "Panics contained in a ticket callback: the handshake went on without a ticket; each one is a bug to report",
+            ticket_panics,
+        ),
         read("sluice_panics", "Panics contained in their connection; each one is a bug to report", panics),
     ]
 }

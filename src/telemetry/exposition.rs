@@ -70,8 +70,8 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         catalog::upgrades_failed(&process.reloads),
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
-        catalog::ticket_ring_events(&process.ticket_ring),
     ];
+    readings.extend(catalog::ticket_ring(&process.ticket_ring));
     // Where the kernel has no TLS, there is nothing to count.
     let kernel_tls = Statistics::read().unwrap_or_default();
     readings.extend([catalog::kernel_tls_events(&kernel_tls), catalog::kernel_tls_open(&kernel_tls)]);
@@ -143,7 +143,7 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, kind: MetricKind, value: i128) 
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
     use super::*;
-    use crate::telemetry::{Kind, Version};
+    use crate::telemetry::{Kind, RingStatus, Version};
 
     #[test]
     fn counters_are_summed_over_the_workers() {
@@ -185,6 +185,21 @@ mod tests {
     fn quotes_in_label_values_are_escaped() {
         let text = Exposition::new(Arc::new(Process::sample(1))).encode().unwrap();
         assert!(text.contains("sluice_build_info{version=\"1.2.3\",openssl=\"OpenSSL 4 \\\"test\\\"\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn ticket_ring_shows_where_it_stands_and_nothing_where_there_is_none() {
+        let process = Arc::new(Process::sample(1));
+        let text = Exposition::new(Arc::clone(&process)).encode().unwrap();
+        assert!(text.contains("# TYPE sluice_ticket_ring_epoch gauge"), "{text}");
+        assert!(!text.contains("\nsluice_ticket_ring_epoch "), "{text}");
+        process.ticket_ring.publish(RingStatus::sample());
+        let text = Exposition::new(process).encode().unwrap();
+        assert!(text.contains("\nsluice_ticket_ring_epoch 500000\n"), "{text}");
+        assert!(text.contains("\nsluice_ticket_ring_generation 3\n"), "{text}");
+        assert!(text.contains("\nsluice_ticket_ring_next_ratchet_time_seconds 1800000120\n"), "{text}");
+        assert!(text.contains("\nsluice_ticket_ring_standing{standing=\"current\"} 1\n"), "{text}");
+        assert!(text.contains("\nsluice_ticket_ring_standing{standing=\"ahead\"} 0\n"), "{text}");
     }
 
     #[test]

@@ -23,5 +23,8 @@ pub use process::{
     WorkerStateCell, WorkerView,
 };
 pub use reload::{LastReload, ReloadResult, ReloadView, SwapResult};
-pub use ticket::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
+pub use ticket::{
+    KeySource, RingEvent, RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters, TicketIssue,
+    TicketOpening,
+};
 pub use worker::WorkerMetrics;

@@ -11,7 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::configuration::Configuration;
 use super::label::CloseReason;
 use super::reload::ReloadView;
-use super::ticket::RingCounters;
+use super::ticket::RingTelemetry;
 use super::worker::WorkerMetrics;
 
 /// The facts that were settled when the process started, and what has changed since.
@@ -37,8 +37,8 @@ pub struct Process {
     pub snapshot: ArcSwap<SnapshotView>,
     /// What became of the reloads.
     pub reloads: ReloadView,
-    /// What happened to the ticket ring.
-    pub ticket_ring: Arc<RingCounters>,
+    /// The ticket ring.
+    pub ticket_ring: Arc<RingTelemetry>,
     /// What the kernel can do for TLS.
     pub kernel_tls: KernelTlsView,
     /// What runs.

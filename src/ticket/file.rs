@@ -45,6 +45,8 @@ pub struct FileStamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Owner and mode count, too: a file that was refused for them is good once they are put right.
+    changed: (i64, i64),
 }
 
 impl RingFile {
@@ -133,9 +135,9 @@ fn write_aside(aside: &Path, target: &Path, ring: &Ring) -> Result<FileStamp, Fi
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(aside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        file.metadata()
+        Ok(file)
     };
-    let metadata = write().map_err(|source| FileError::io("write", aside, source))?;
+    let file = write().map_err(|source| FileError::io("write", aside, source))?;
     fs::rename(aside, target).map_err(|source| FileError::io("replace", target, source))?;
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -145,6 +147,8 @@ fn write_aside(aside: &Path, target: &Path, ring: &Ring) -> Result<FileStamp, Fi
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(|source| FileError::io("sync the directory of", target, source))?;
+    // Only now: the renaming has changed it.
+    let metadata = file.metadata().map_err(|source| FileError::io("examine", target, source))?;
     Ok(FileStamp::of(&metadata))
 }
 
@@ -161,6 +165,7 @@ impl FileStamp {
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 }
@@ -225,7 +230,7 @@ fn check_access(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
 #[non_exhaustive]
 pub enum FileError {
     /// A system call failed.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,

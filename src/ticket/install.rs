@@ -7,13 +7,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslContextBuilder, SslOptions, SslSessionCacheMode, SslVersion};
+use openssl::ssl::{SslContextBuilder, SslOptions, SslRef, SslSessionCacheMode, SslVersion};
 
 use super::clock::{Clock, UnixSeconds};
 use super::key::{KEY_NAME_BYTES, KeyTable, Lookup, ScopeHash};
 use super::provenance::{NameHash, Provenance, host_name};
 use super::telemetry::{TicketIssue, TicketOpening, count};
-use crate::sys::openssl_ext::{Admission, Handshake, ProtectionSlot, Session, TicketHooks, install_ticket_hooks};
+use crate::sys::openssl_ext::{
+    Admission, Handshake, ProtectionSlot, Session, TicketHooks, choose_ticket_hooks, install_ticket_hooks,
+};
 
 /// Most tickets that a full TLS 1.3 handshake may send.
 pub const TICKETS_PER_HANDSHAKE_MAX: u8 = 8;
@@ -79,9 +81,10 @@ impl ScopeKeys {
 
 /// Makes a server context issue and open tickets under `keys`.
 ///
-/// Every context between which a listener switches (server names) must get the same `keys`: OpenSSL opens tickets
-/// with the context of the listener and seals them with the one that was switched in. Also sets the session id context
-/// to the scope and turns the session cache off, which would hold a copy of every ticket's session.
+/// Contexts between which the callback for the server name switches must get the same `keys`: OpenSSL opens tickets before
+/// it calls back, and seals them with the context that was switched in. Where the server name decides on the scope, switch
+/// in the ClientHello callback, or [`Issuer::choose`] there. Also sets the session id context to the scope and turns the
+/// session cache off, which would hold a copy of every ticket's session.
 pub fn install(
     ctx: &mut SslContextBuilder,
     keys: Arc<ScopeKeys>,
@@ -97,7 +100,28 @@ pub fn install(
         return Ok(());
     }
     ctx.clear_options(SslOptions::NO_TICKET);
-    install_ticket_hooks(ctx, Arc::new(Tickets { keys, settings: settings.clone(), clock }))
+    install_ticket_hooks(ctx, Issuer::new(keys, settings, clock).hooks)
+}
+
+/// Issues and opens the tickets of one scope, for handshakes whose context serves several.
+#[derive(Clone)]
+pub struct Issuer {
+    scope: ScopeHash,
+    hooks: Arc<dyn TicketHooks>,
+}
+
+impl Issuer {
+    /// The issuer of the scope of `keys`. Number of tickets and whether there are any are the context's affair.
+    pub fn new(keys: Arc<ScopeKeys>, settings: &TicketSettings, clock: Clock) -> Self {
+        let scope = keys.scope;
+        Self { scope, hooks: Arc::new(Tickets { keys, settings: settings.clone(), clock }) }
+    }
+
+    /// Has this handshake issue and open tickets of this scope and no other. To be called in the ClientHello callback, of a
+    /// context with tickets of its own.
+    pub fn choose(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
+        choose_ticket_hooks(ssl, Arc::clone(&self.hooks), self.scope.as_bytes())
+    }
 }
 
 /// The hooks of one scope.
@@ -165,6 +189,10 @@ impl TicketHooks for Tickets {
             TicketOpening::Current | TicketOpening::PreviousRenewed => Admission::ResumeAndRenew,
             _ => Admission::Refuse,
         }
+    }
+
+    fn panicked(&self) {
+        count(|counters| counters.panics.increment());
     }
 }
 

@@ -16,13 +16,18 @@ use super::file::{FileError, FileStamp, LockWait, RingFile, load_key_file};
 use super::install::ScopeKeys;
 use super::key::{KeyName, KeyTable, Remembered, ScheduledKey, ScopeHash, TicketKey};
 use super::ring::{RETENTION_MAX, Relation, Ring, RingError, RingShape, Standing};
-use super::status::RingStatus;
-use super::telemetry::{RingCounters, RingEvent};
+use super::telemetry::{KeySource, RingEvent, RingFacts, RingStatus, RingTelemetry};
 
 /// Scopes whose keys are no longer used that are remembered, so that their tickets are counted as `scope`.
 pub const RETIRED_SCOPES_MAX: usize = 32;
 /// Expired key names that each scope remembers, so that their tickets are counted as `expired`.
 pub const EXPIRED_NAMES_MAX: usize = 64;
+/// Key names that the status shows; with more keys in use, the others are only counted.
+pub const KEY_NAMES_SHOWN_MAX: usize = 256;
+/// Key files that are opened with: each is searched for every ticket. More are refused.
+pub const KEY_FILES_MAX: usize = 16;
+/// How long after a run that failed, or could not write the file, the next one is due by itself.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Where keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,11 +52,17 @@ pub struct Keeper {
     scopes: Vec<Scope>,
     retired: Vec<(ScopeHash, UnixSeconds)>,
     changed_at: UnixSeconds,
+    /// What the file looked like when it was last read, whatever came of it; none: it was not there.
+    seen: Option<FileStamp>,
+    /// Epoch and standing for which the tables in use were made; none: they have to be made anew.
+    published: Option<(u64, Standing)>,
+    /// When the last run failed or could not write the file.
+    failed_at: Option<UnixSeconds>,
     /// The file has a ring that is behind the one in memory.
     file_is_behind: bool,
     /// The tables in use come from a ring that is no longer ours.
     tables_are_foreign: bool,
-    counters: Arc<RingCounters>,
+    telemetry: Arc<RingTelemetry>,
 }
 
 #[derive(Debug)]
@@ -116,6 +127,7 @@ impl Keeper {
                 (Some(usable_at(ring, path, now)?), Some((file, stamp)))
             }
         };
+        let seen = file.as_ref().map(|(_, stamp)| *stamp);
         Ok(Self {
             source,
             key_file_paths: key_files.to_vec(),
@@ -125,10 +137,13 @@ impl Keeper {
             scopes: Vec::new(),
             retired: Vec::new(),
             changed_at: now,
+            seen,
+            published: None,
+            failed_at: None,
             // The first maintenance brings a ring that waited long up to date.
             file_is_behind: true,
             tables_are_foreign: false,
-            counters: Arc::default(),
+            telemetry: Arc::default(),
         })
     }
 
@@ -146,16 +161,29 @@ impl Keeper {
         let mut scope = Scope { hash, keys: Arc::downgrade(&keys), expired: Vec::new() };
         self.publish_scope_at(&mut scope, &[], now)?;
         self.scopes.push(scope);
+        // The tables of the other scopes have to learn its names.
+        self.published = None;
         Ok(keys)
     }
 
-    /// Keeps everything up to date: looks at the file, ratchets, rewrites the file, publishes. Call it at
-    /// [`Keeper::next_maintenance_at`], after a step of the clock, and every minute or so to notice a changed file.
+    /// Whether [`Keeper::maintain_at`] has anything to do: an epoch has begun, the clock has stepped, the file has changed, a
+    /// scope has come or gone, or a failed run is to be repeated. Cheap enough to be asked every second.
+    pub fn is_due_at(&self, now: UnixSeconds) -> bool {
+        let file_changed = || self.file.as_ref().is_some_and(|(file, _)| file.stamp() != self.seen);
+        let retry_is_due = |failed: UnixSeconds| !(failed..failed.plus(RETRY_INTERVAL)).contains(&now);
+        self.published != Some(self.moment_at(now))
+            || self.failed_at.is_some_and(retry_is_due)
+            || self.scopes.iter().any(|scope| scope.keys.strong_count() == 0)
+            || file_changed()
+    }
+
+    /// Keeps everything up to date: looks at the file, ratchets, rewrites the file, publishes. Call it whenever
+    /// [`Keeper::is_due_at`] says so.
     ///
     /// On an error the former ring stays in use.
     pub fn maintain_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
         let done = self.maintain_uncounted_at(now);
-        self.count(&done);
+        self.note_at(now, &done);
         done
     }
 
@@ -172,7 +200,7 @@ impl Keeper {
     /// Reads all files again, changed or not. On an error everything stays as it was.
     pub fn reload_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
         let done = self.reload_uncounted_at(now);
-        self.count(&done);
+        self.note_at(now, &done);
         done
     }
 
@@ -196,18 +224,34 @@ impl Keeper {
         }
         ring.ratchet_at(now)?;
         self.ring = Some(ring);
+        self.published = None;
         Ok(true)
     }
 
-    /// Counts on where another keeper of the process has counted so far.
-    pub fn counting_into(mut self, counters: Arc<RingCounters>) -> Self {
-        self.counters = counters;
-        self
+    /// What happened to the ring so far, and what it is like; written by the thread that owns the keeper.
+    pub fn telemetry(&self) -> Arc<RingTelemetry> {
+        Arc::clone(&self.telemetry)
     }
 
-    /// What happened to the ring so far; written by the thread that owns the keeper.
-    pub fn counters(&self) -> Arc<RingCounters> {
-        Arc::clone(&self.counters)
+    /// Takes the place of `former`, with other sources, and writes to its telemetry from now on.
+    ///
+    /// # Errors
+    /// When this ring is one that `former` has left behind by a revocation, or claims to be its ring with other keys.
+    pub fn succeed(mut self, former: &Self) -> Result<Self, KeeperError> {
+        if let (Some(own), Some(ring)) = (&former.ring, &self.ring)
+            && own.relation_of(ring)? == Relation::Revoked
+        {
+            let path = self.file.as_ref().map(|(file, _)| file.path().to_path_buf()).unwrap_or_default();
+            return Err(KeeperError::Revoked { path, file: ring.generation(), own: own.generation() });
+        }
+        self.telemetry = former.telemetry();
+        Ok(self)
+    }
+
+    /// Writes to this telemetry from now on.
+    pub fn report_to(mut self, telemetry: Arc<RingTelemetry>) -> Self {
+        self.telemetry = telemetry;
+        self
     }
 
     fn reload_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
@@ -219,20 +263,49 @@ impl Keeper {
         Ok(self.finish_at(now, change, ratcheted?))
     }
 
-    /// When [`Keeper::maintain_at`] is due next because of the clock.
-    pub fn next_maintenance_at(&self, now: UnixSeconds) -> UnixSeconds {
-        self.ring.as_ref().map_or(now.plus(Duration::from_secs(3600)), |ring| ring.next_epoch_at(now))
+    /// The longest life of a ticket under these keys.
+    pub fn retention(&self) -> Duration {
+        self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention())
     }
 
     /// What may be shown about the keys.
     pub fn status_at(&self, now: UnixSeconds) -> Result<RingStatus, KeeperError> {
         let scopes = self.scopes.iter().filter_map(|scope| scope.keys.upgrade());
-        let names = scopes.flat_map(|keys| keys.table().names().collect::<Vec<_>>()).collect();
-        Ok(RingStatus::of(self.ring.as_ref(), self.changed_at, names, now)?)
+        let mut names: Vec<KeyName> = scopes.flat_map(|keys| keys.table().names().collect::<Vec<_>>()).collect();
+        // A key file has one name in every scope.
+        names.sort_unstable();
+        names.dedup();
+        Ok(RingStatus {
+            source: match self.source {
+                Source::Memory(_) => KeySource::Memory,
+                Source::File(_) => KeySource::File,
+                Source::KeyFiles => KeySource::KeyFiles,
+            },
+            ring: self.ring.as_ref().map(|ring| RingFacts::at(ring, now)).transpose()?,
+            changed_unix_seconds: self.changed_at.0,
+            key_count: names.len(),
+            key_names: names.iter().take(KEY_NAMES_SHOWN_MAX).map(ToString::to_string).collect(),
+        })
+    }
+
+    /// The moment as far as tables depend on it.
+    fn moment_at(&self, now: UnixSeconds) -> (u64, Standing) {
+        self.ring.as_ref().map_or((0, Standing::Current), |ring| (ring.shape().epoch_at(now), ring.standing_at(now)))
+    }
+
+    /// Counts what came of a run, and shows how things stand.
+    fn note_at(&mut self, now: UnixSeconds, done: &Result<Maintenance, KeeperError>) {
+        let failed = done.as_ref().map_or(true, |done| done.persisted.is_err());
+        self.failed_at = failed.then_some(now);
+        self.count(done);
+        // Fails only with OpenSSL; what was shown before is then better than nothing.
+        if let Ok(status) = self.status_at(now) {
+            self.telemetry.publish(status);
+        }
     }
 
     fn count(&self, done: &Result<Maintenance, KeeperError>) {
-        let events = &self.counters.events;
+        let events = &self.telemetry.events;
         let done = match done {
             Ok(done) => done,
             Err(error) => return events.of(error.event()).increment(),
@@ -265,6 +338,8 @@ impl Keeper {
     /// Compares the ring in use with the one in the file, and takes the newer.
     fn follow_file_at(&mut self, now: UnixSeconds) -> Result<RingChange, KeeperError> {
         let (Some((file, stamp)), Some(ring)) = (&mut self.file, &mut self.ring) else { return Ok(RingChange::None) };
+        // Before it is read: what changes meanwhile is looked at next time.
+        self.seen = file.stamp();
         let (candidate, loaded) = file.load()?;
         let path = file.path().to_path_buf();
         let change = match ring.relation_of(&candidate)? {
@@ -296,12 +371,14 @@ impl Keeper {
             Ok(Relation::Behind { .. }) => {}
             Ok(Relation::Same) => {
                 *stamp = found;
+                self.seen = Some(found);
                 return Ok(Persisted::NotNeeded);
             }
             // The stamp differs from ours, so that the next run follows the file, or reports what is wrong with it.
             Ok(_) | Err(_) => return Ok(Persisted::NotNeeded),
         }
         *stamp = file.replace(&lock, ring)?;
+        self.seen = Some(*stamp);
         Ok(Persisted::Written)
     }
 
@@ -319,6 +396,7 @@ impl Keeper {
         let published = scopes.iter_mut().try_for_each(|scope| self.publish_scope_at(scope, &names, now));
         self.scopes = scopes;
         self.tables_are_foreign &= published.is_err();
+        self.published = published.is_ok().then(|| self.moment_at(now));
         published
     }
 
@@ -341,14 +419,13 @@ impl Keeper {
         let foreign = names.iter().filter(|(_, hash)| *hash != scope.hash);
         let remembered = scope.expired.iter().map(|name| (*name, Remembered::Expired));
         let remembered = remembered.chain(foreign.map(|(name, _)| (*name, Remembered::OtherScope))).collect();
-        let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
-        published.publish(KeyTable::new(keys, remembered, retention));
+        published.publish(KeyTable::new(keys, remembered, self.retention()));
         Ok(())
     }
 
     /// Moves scopes that no context uses any more to the remembered ones, and forgets those whose tickets are over.
     fn retire_at(&mut self, now: UnixSeconds) {
-        let retention = self.ring.as_ref().map_or(RETENTION_MAX, |ring| ring.shape().retention());
+        let retention = self.retention();
         let unused = self.scopes.iter().filter(|scope| scope.keys.strong_count() == 0).map(|scope| scope.hash);
         self.retired.extend(unused.map(|hash| (hash, now.plus(retention))));
         self.scopes.retain(|scope| scope.keys.strong_count() > 0);
@@ -397,6 +474,26 @@ pub enum KeeperError {
     /// Configuration.
     #[error("no ticket key file is named, and no ring either")]
     NoKeys,
+    /// Configuration.
+    #[error(
+        "{count} ticket key files are named, at most {KEY_FILES_MAX} can be; leave out those whose tickets are over"
+    )]
+    TooManyKeyFiles {
+        /// How many.
+        count: usize,
+    },
+    /// The second key would never be found.
+    #[error(
+        "{} has the key name of {}; each key file needs a name of its own: write a new one with `openssl rand 80`",
+        path.display(),
+        first.display()
+    )]
+    SameKeyName {
+        /// The file.
+        path: PathBuf,
+        /// The one before it.
+        first: PathBuf,
+    },
 }
 
 impl KeeperError {
@@ -408,7 +505,7 @@ impl KeeperError {
             Self::Ring(RingError::StepTooLong { .. }) => RingEvent::RefusedFarBehind,
             Self::Ring(RingError::Diverged { .. }) => RingEvent::RefusedDiverged,
             Self::File(_) => RingEvent::RefusedFile,
-            Self::Ring(_) | Self::NoKeys => RingEvent::Failed,
+            Self::Ring(_) | Self::NoKeys | Self::TooManyKeyFiles { .. } | Self::SameKeyName { .. } => RingEvent::Failed,
         }
     }
 }
@@ -426,7 +523,20 @@ fn load_key_files(source: &Source, paths: &[PathBuf]) -> Result<Vec<TicketKey>, 
     if *source == Source::KeyFiles && paths.is_empty() {
         return Err(KeeperError::NoKeys);
     }
-    Ok(paths.iter().map(|path| load_key_file(path)).collect::<Result<_, _>>()?)
+    if paths.len() > KEY_FILES_MAX {
+        return Err(KeeperError::TooManyKeyFiles { count: paths.len() });
+    }
+    let mut keys: Vec<TicketKey> = Vec::new();
+    for path in paths {
+        let key = load_key_file(path)?;
+        if let Some(first) =
+            keys.iter().zip(paths).find(|(other, _)| other.name() == key.name()).map(|(_, first)| first)
+        {
+            return Err(KeeperError::SameKeyName { path: path.clone(), first: first.clone() });
+        }
+        keys.push(key);
+    }
+    Ok(keys)
 }
 
 /// Key files have no times of their own: they open for as long as they are there.

@@ -22,9 +22,10 @@ mod telemetry;
 pub use clock::{Clock, ManualClock, UnixSeconds};
 pub use encoding::{FormatError, RING_FILE_BYTES_MAX, decode as decode_ring, encode as encode_ring};
 pub use file::{FileError, FileStamp, LockWait, RingFile, RingLock, load_key_file};
-pub use install::{Renewal, ScopeKeys, TICKETS_PER_HANDSHAKE_MAX, TicketSettings, install};
+pub use install::{Issuer, Renewal, ScopeKeys, TICKETS_PER_HANDSHAKE_MAX, TicketSettings, install};
 pub use keeper::{
-    EXPIRED_NAMES_MAX, Keeper, KeeperError, Maintenance, Persisted, RETIRED_SCOPES_MAX, RingChange, Source,
+    EXPIRED_NAMES_MAX, KEY_FILES_MAX, KEY_NAMES_SHOWN_MAX, Keeper, KeeperError, Maintenance, Persisted,
+    RETIRED_SCOPES_MAX, RETRY_INTERVAL, RingChange, Source,
 };
 pub use key::{
     KEY_NAME_BYTES, KeyName, KeyTable, Lookup, REMEMBERED_NAMES_MAX, Remembered, SCOPE_BYTES, ScheduledKey, ScopeHash,
@@ -36,5 +37,7 @@ pub use ring::{
     RingId, RingShape, Standing,
 };
 pub use settings::Settings;
-pub use status::{RingFacts, RingStatus};
-pub use telemetry::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
+pub use telemetry::{
+    KeySource, RingEvent, RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters, TicketIssue,
+    TicketOpening,
+};

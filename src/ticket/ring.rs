@@ -298,6 +298,11 @@ impl Ring {
         Ok(fingerprint)
     }
 
+    /// When the oldest key has seen its last ticket expire, so that a ratchet leaves it behind.
+    pub fn next_ratchet(&self) -> UnixSeconds {
+        self.shape.start_of(self.first_epoch.saturating_add(1)).plus(self.shape.retention() + CLOCK_SKEW_MAX)
+    }
+
     /// When the next epoch begins: the table of keys should be renewed then.
     pub fn next_epoch_at(&self, now: UnixSeconds) -> UnixSeconds {
         self.shape.start_of(self.shape.epoch_at(now).saturating_add(1))
@@ -381,7 +386,7 @@ pub enum RingError {
     #[error("ticket ring has been revoked too often; make a new one with `sluice tickets new`")]
     GenerationsUsedUp,
     /// A local resource failed.
-    #[error("OpenSSL failed to derive a ticket key")]
+    #[error("OpenSSL failed to derive a ticket key: {0}")]
     Crypto(#[from] ErrorStack),
 }
 

@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-pub use crate::telemetry::{RingCounters, RingEvent, TicketCounters, TicketIssue, TicketOpening};
+pub use crate::telemetry::{
+    KeySource, RingEvent, RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters, TicketIssue,
+    TicketOpening,
+};
 
 impl TicketCounters {
     /// The counters to which callbacks on the calling thread add.

@@ -56,6 +56,12 @@ impl Folder {
         fs::set_permissions(self.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
+    /// Makes a ring file.
+    pub(crate) fn make_ring(&self, name: &str) {
+        let mut command = Command::cargo_bin("sluice").unwrap();
+        command.current_dir(self.path()).args(["tickets", "new", "--ring", name]).assert().success();
+    }
+
     /// Runs `sluice check --config sluice.toml` here.
     pub(crate) fn check(&self, config: &str) -> Outcome {
         self.write("sluice.toml", config.as_bytes());

@@ -129,7 +129,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
     Settings {
         workers: worker::Settings::for_cpus(vec![0]),
         admin: admin::Settings::default(),
-        tickets: ticket::Settings { ring: None, lifetime: Duration::from_secs(3600), count: 2 },
+        tickets: ticket::Settings { ring: None, key_files: Vec::new(), lifetime: Duration::from_secs(3600), count: 2 },
         listeners: vec![worker::ListenerSettings {
             name: "demo".into(),
             address: listen,

@@ -5,6 +5,7 @@ mod backend;
 mod certificate;
 mod guard;
 mod listener;
+mod tickets;
 mod worker;
 
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::server;
 use crate::telemetry::Configuration;
-use crate::{server, ticket};
 
 use super::cpu::Machine;
 use super::diagnostic::Diagnostic;
@@ -46,7 +47,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
     backend::warn_unused(&backends, &file.listener, report);
     let admin = admin::resolve(&file.admin, &listeners, environment, report);
-    let tickets = tickets(&file.tickets, environment, report);
+    let tickets = tickets::resolve(&file.tickets, environment, report);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
     if report.has_errors() {
@@ -62,29 +63,6 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         drain_timeout,
         shown: Arc::new(Configuration::none()),
     })
-}
-
-fn tickets(raw: &raw::Tickets, environment: &Environment, report: &mut Report) -> ticket::Settings {
-    let ring = report.get(&raw.ring).map(|(path, span)| {
-        let path = environment.absolute(&path);
-        check_ring(&path, &span, report);
-        path
-    });
-    let lifetime = report.bounded(&raw.lifetime, &limit::TICKET_LIFETIME);
-    let count = report.bounded(&raw.count, &limit::TICKET_COUNT);
-    ticket::Settings { ring, lifetime, count: usize::try_from(count).unwrap_or(usize::MAX) }
-}
-
-fn check_ring(path: &Path, span: &Range<usize>, report: &mut Report) {
-    let folder = path.parent().unwrap_or(path);
-    if !folder.is_dir() {
-        let finding = Diagnostic::error("the folder of `tickets.ring` does not exist")
-            .help(format!("create it for the user that runs the proxy: install -d -m 0700 {}", folder.display()));
-        report.push_at(finding, span, format!("{} is not a folder", folder.display()));
-    } else if path.exists() && !path.is_file() {
-        let finding = Diagnostic::error("`tickets.ring` is not a regular file");
-        report.push_at(finding.allowed("allowed: the path of a ring file"), span, "this exists and is something else");
-    }
 }
 
 /// A name that is unique among those before it.
