@@ -35,6 +35,10 @@ pub(crate) struct Options {
     /// Records under one AES-GCM key; none: the default.
     pub(crate) records_per_key: Option<u64>,
     pub(crate) connections_max: usize,
+    /// Keys of `[tickets]`, as the configuration spells them.
+    pub(crate) tickets: String,
+    /// What the wall clock of the process shows beside the right time, as libfaketime takes it: `+3600s`.
+    pub(crate) clock: Option<&'static str>,
     /// Further keys of the listener, and sections below it, as the configuration spells them.
     pub(crate) listener: String,
     pub(crate) handshake_timeout: Duration,
@@ -63,6 +67,8 @@ impl Default for Options {
             kernel_tls_bulk: None,
             records_per_key: None,
             connections_max: 4096,
+            tickets: String::new(),
+            clock: None,
             listener: String::new(),
             handshake_timeout: DEADLINE,
             idle_timeout: DEADLINE,
@@ -114,6 +120,11 @@ impl Proxy {
         let config = directory.path().join("sluice.toml");
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
         let mut command = command(&config, options.descriptors_max);
+        if let Some(offset) = options.clock {
+            command.env("LD_PRELOAD", faketime()).env("FAKETIME", offset);
+            // Timers go by the clock that is never set.
+            command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         let process = Process::start("sluice", &mut command, directory.path(), port.address());
         let mut proxy = Self { process, port, admin, files, _directory: directory, idle_descriptors: 0 };
         // The connection that proved that it listens; what a test counts begins after it.
@@ -152,6 +163,12 @@ impl Proxy {
 
     pub(crate) fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// What `GET /status` answers: JSON.
+    pub(crate) fn status(&self) -> String {
+        let answer = get(self.admin.address(), "/status");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
     /// One sample of the exposition, written as there: name and labels.
@@ -250,6 +267,13 @@ fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
     command
 }
 
+/// Debian's libfaketime, in the folder of the machine's architecture.
+fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
+    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    libraries.find(|library| library.exists()).expect("faketime is installed: run `make test`, which installs it")
+}
+
 fn configuration(options: &Options, files: &Files, address: SocketAddr, admin: SocketAddr) -> String {
     let mut text = String::new();
     write!(
@@ -266,6 +290,9 @@ connections_max = {connections_max}
 
 [admin]
 address = "{admin}"
+
+[tickets]
+{tickets}
 
 [[listener]]
 name = "edge"
@@ -292,6 +319,7 @@ connect_timeout = "{connect}ms"
         cpus = cpus(options.workers),
         io = options.io,
         connections_max = options.connections_max,
+        tickets = options.tickets,
         listener = options.listener,
         kernel_tls = options.kernel_tls,
         // With the other modes it would be warned about.
@@ -333,9 +361,13 @@ fn cpus(count: usize) -> String {
 }
 
 fn scrape(admin: SocketAddr) -> String {
+    get(admin, "/metrics")
+}
+
+fn get(admin: SocketAddr, path: &str) -> String {
     let mut stream = wait_for("admin endpoint accepts connections", || TcpStream::connect(admin).ok());
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
