@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
+mod pki_support;
 #[path = "check_support/mod.rs"]
 mod support;
 
@@ -69,6 +70,9 @@ fn examples_are_good() {
         let folder = Folder::new();
         folder.make_ring("ticket.ring");
         folder.write_key("old.key", &[1; 80]);
+        let clients = pki_support::Authority::root("Clients");
+        clients.write(folder.path(), "clients.pem");
+        folder.write("clients.crl", &clients.revocation_list(&[], 86_400));
         let outcome = folder.check(&doc(&format!("examples/{name}")));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "docs/examples/{name}");
         assert!(outcome.stdout.ends_with("0 warnings\n"), "{}", outcome.stdout);

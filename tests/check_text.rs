@@ -41,7 +41,7 @@ refused! {
     empty_file_lacks_listener_and_backend: "";
     unknown_section_is_refused_with_the_near_name: good_with("[[backend]]", "[[backends]]");
     unknown_key_is_refused_with_the_near_name: good_with("address =", "adress =");
-    unknown_key_without_a_near_name_lists_the_known: good_with("[listener.tls]", "[listener.tls]\nclient_auth = {}");
+    unknown_key_without_a_near_name_lists_the_known: good_with("[listener.tls]", "[listener.tls]\npsk = {}");
     table_that_is_a_value_is_refused: good_with("[[listener]]", "workers = 3\n[[listener]]");
     array_of_tables_that_is_a_table_is_refused: good_with("[[backend]]", "[backend]");
     array_that_is_a_string_is_refused: good_with("[\"127.0.0.1:8080\"]", "\"127.0.0.1:8080\"");

@@ -319,6 +319,47 @@ fn client_certificate_travels_with_the_session_until_it_expires() {
 }
 
 #[test]
+fn session_is_not_resumed_where_no_certificate_came_and_one_is_needed() {
+    for version in VERSIONS {
+        let clock = ManualClock::at(real_now());
+        let ring = new_ring(clock.now());
+        let node = |mode| {
+            let mut builder = server_builder(version);
+            builder.set_verify_callback(mode, |_, _| true);
+            let keys = keys_at(&ring, scope("mtls"), clock.now());
+            install(&mut builder, keys, &settings(), Clock::Manual(clock.clone())).unwrap();
+            builder.build()
+        };
+        let lax = node(SslVerifyMode::PEER);
+        let strict = node(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        let anonymous = connect(&lax, &Offer::default());
+        assert!(connect(&lax, &Offer::resume(anonymous.session())).resumed);
+        let client = identity("client.example", &Asn1Time::days_from_now(1).unwrap());
+        let before = all_counts();
+        let offer = Offer { identity: Some(&client), session: Some(anonymous.session()), ..Offer::default() };
+        assert!(!connect(&strict, &offer).resumed, "{version:?}: though the scope is the same");
+        assert_counted(TicketOpening::ClientCertificate, &before);
+    }
+}
+
+#[test]
+fn session_is_not_resumed_once_what_admitted_it_is_over() {
+    for version in VERSIONS {
+        let clock = ManualClock::at(real_now());
+        let keys = keys_at(&new_ring(clock.now()), scope("mtls"), clock.now());
+        let until = Some(clock.now().plus(Duration::from_secs(100)));
+        let server = server(version, &keys, &TicketSettings { until, ..settings() }, &clock);
+        let first = connect(&server, &Offer::default());
+        clock.advance(Duration::from_secs(99));
+        assert!(connect(&server, &Offer::resume(first.session())).resumed, "{version:?}");
+        clock.advance(Duration::from_secs(1));
+        let before = all_counts();
+        assert!(!connect(&server, &Offer::resume(first.session())).resumed, "{version:?}");
+        assert_counted(TicketOpening::ClientCertificate, &before);
+    }
+}
+
+#[test]
 fn session_of_another_protocol_version_gets_a_full_handshake() {
     let clock = ManualClock::at(real_now());
     let ring = new_ring(clock.now());

@@ -136,6 +136,13 @@ pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
 pub(super) const RECORDS_PER_KEY: Limit<u64> =
     Limit { min: 1024, default: RECORDS_PER_KEY_MAX, max: RECORDS_PER_KEY_MAX };
 
+/// Intermediates above a client's certificate: private hierarchies have one or two.
+pub(super) const CLIENT_AUTH_DEPTH: Limit<u64> = Limit { min: 0, default: 3, max: 16 };
+/// Files with revocation lists of one listener.
+pub(super) const CRL_COUNT_MAX: usize = 64;
+/// Identities that one listener lets in: each is compared with the certificate.
+pub(super) const ALLOWED_COUNT_MAX: usize = 1024;
+
 /// Networks in one list.
 pub(super) const NETWORK_COUNT_MAX: usize = 4096;
 

@@ -11,10 +11,11 @@ use toml::Spanned;
 
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
+use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, tls, worker};
 
 use super::limit;
-use super::scalar::{ByteCount, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
+use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
 
 /// Configuration of Sluice. Unknown keys are refused. Relative paths start at the folder of the file.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -202,6 +203,33 @@ pub(super) struct Tls {
     pub(super) certificates: Option<Spanned<Vec<Spanned<Certificate>>>>,
     /// ALPN protocols in order of preference; absent: the extension is not answered.
     pub(super) alpn: List<String>,
+    /// Certificates of clients; absent: none are asked for.
+    #[schemars(with = "ClientAuth")]
+    pub(super) client_auth: Option<Spanned<ClientAuth>>,
+}
+
+/// Which certificates of clients are asked for, and which count.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["ca"]))]
+pub(super) struct ClientAuth {
+    /// `required`: a client without a certificate is refused; `optional`: it is let in, and one with a certificate that
+    /// does not count is refused; `off`: nobody is asked.
+    pub(super) mode: Field<ClientAuthChoice>,
+    /// PEM file: the authorities whose certificates count; clients are told their names.
+    pub(super) ca: Field<PathBuf>,
+    /// Intermediate certificates between that of a client and an authority at most.
+    #[schemars(transform = limit::CLIENT_AUTH_DEPTH.describe())]
+    pub(super) depth: Field<u64>,
+    /// Files with revocation lists, PEM or DER. With any, each authority of a chain needs one. Absent: revocation is not
+    /// looked at.
+    pub(super) crl: List<PathBuf>,
+    /// What a revocation list means after its next update was due: `refuse`: every certificate that it is about is
+    /// refused; `warn`: what it says, and each certificate that is let in by it is counted.
+    pub(super) expired_crl: Field<ExpiredCrl>,
+    /// Identities that are let in, each proved by the certificate: `cn:`, `dns:`, `uri:` or `spki:sha256:`. Absent:
+    /// whoever has a certificate that counts.
+    pub(super) allowed: List<AllowedIdentity>,
 }
 
 /// A certificate and its key.

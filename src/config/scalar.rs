@@ -14,6 +14,7 @@ use toml::{Spanned, Value};
 
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
+use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, tls, worker};
 
 use super::cpu;
@@ -78,6 +79,17 @@ pub(super) enum ProxyProtocol {
     V1,
     /// Binary, with TLVs.
     V2,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientAuthChoice {
+    /// They need one.
+    Required,
+    /// They may have one.
+    Optional,
+    /// They are not asked.
+    Off,
 }
 
 impl<T> Field<T> {
@@ -421,6 +433,8 @@ choice!(worker::Steering { "hash" => Self::Hash, "cpu" => Self::Cpu });
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
 choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => Self::Copy });
+choice!(ClientAuthChoice { "required" => Self::Required, "optional" => Self::Optional, "off" => Self::Off });
+choice!(ExpiredCrl { "refuse" => Self::Refuse, "warn" => Self::Warn });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
 
@@ -441,6 +455,17 @@ const TLVS: [(&str, Tlv); Tlv::ALL.len()] = [
     ("sig_scheme", Tlv::SigScheme),
     ("client_cert", Tlv::ClientCert),
 ];
+
+impl Scalar for AllowedIdentity {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "\"cn:NAME\", \"dns:NAME\", \"uri:URI\" or \"spki:sha256:\" and 64 hexadecimal digits";
+        value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| Mismatch::kind(value, allowed))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "identity" })
+    }
+}
 
 impl Scalar for Tlv {
     fn parse(value: &Value) -> Result<Self, Mismatch> {

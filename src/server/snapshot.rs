@@ -6,6 +6,7 @@ use super::settings::Settings;
 use super::start::StartError;
 use super::watch::Stamps;
 use crate::ktls;
+use crate::tls::client_auth::ClientAuth;
 use crate::tls::identity::Identity;
 use crate::worker::{self, ListenerSettings};
 
@@ -30,10 +31,11 @@ pub(super) struct Swap {
 
 impl Prepared {
     /// Reads the certificates, asks the kernel what is not known of it yet, and builds what a worker would build.
-    pub(super) fn prepare(settings: Settings, known: Option<Arc<ktls::Capabilities>>) -> Result<Self, StartError> {
+    pub(super) fn prepare(mut settings: Settings, known: Option<Arc<ktls::Capabilities>>) -> Result<Self, StartError> {
         let capabilities = capabilities(&settings, known)?;
         // Before they are read: what changes meanwhile is read again.
         let stamps = stamps(&settings);
+        settings.listeners.iter_mut().try_for_each(reread_client_auth)?;
         let load = |listener| load(listener, &settings);
         let identities = settings.listeners.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Self { settings, identities, capabilities, stamps })
@@ -42,31 +44,48 @@ impl Prepared {
     /// The same settings with the certificates whose files have changed since `read`. A listener whose new files cannot
     /// be used keeps what it has.
     pub(super) fn renew(
-        settings: Settings,
+        mut settings: Settings,
         identities: &[Arc<Identity>],
         capabilities: Arc<ktls::Capabilities>,
         read: &Stamps,
     ) -> (Self, Vec<Swap>) {
         let stamps = stamps(&settings);
         let mut swaps = Vec::new();
-        let renew = |(listener, before): (&ListenerSettings, &Arc<Identity>)| {
+        let mut renewed = Vec::new();
+        for (index, before) in identities.iter().enumerate() {
+            let mut listener = settings.listeners[index].clone();
             if !stamps.differ_in(read, &listener.tls.files()) {
-                return Arc::clone(before);
+                renewed.push(Arc::clone(before));
+                continue;
             }
-            let (identity, problem) = match load(listener, &settings) {
-                Ok(identity) => (identity, None),
+            let loaded = reread_client_auth(&mut listener).and_then(|()| load(&listener, &settings));
+            let name = listener.name.clone();
+            let (identity, problem) = match loaded {
+                Ok(identity) => {
+                    settings.listeners[index] = listener;
+                    (identity, None)
+                }
                 Err(error) => (Arc::clone(before), Some(error)),
             };
-            swaps.push(Swap { listener: listener.name.clone(), problem });
-            identity
-        };
-        let identities = settings.listeners.iter().zip(identities).map(renew).collect();
+            swaps.push(Swap { listener: name, problem });
+            renewed.push(identity);
+        }
+        let identities = renewed;
         (Self { settings, identities, capabilities, stamps }, swaps)
     }
 }
 
 fn stamps(settings: &Settings) -> Stamps {
     Stamps::of(settings.listeners.iter().flat_map(|listener| listener.tls.files()))
+}
+
+/// Reads anew what says which clients are let in.
+fn reread_client_auth(listener: &mut ListenerSettings) -> Result<(), StartError> {
+    let Some(before) = &listener.tls.client_auth else { return Ok(()) };
+    let error = |source| StartError::ClientAuth { listener: listener.name.clone(), source };
+    let read = ClientAuth::load(before.settings()).map_err(error)?;
+    listener.tls.client_auth = Some(Arc::new(read));
+    Ok(())
 }
 
 /// Reads the certificate of a listener, and builds what a worker would build.

@@ -19,6 +19,7 @@ use crate::guard::Clients;
 use crate::ktls;
 use crate::telemetry::{ListenerView, RingTelemetry, SnapshotView, WorkerMetrics};
 use crate::ticket::KeeperError;
+use crate::tls::client_auth::ClientAuthError;
 use crate::tls::identity::{Identity, IdentityError};
 use crate::worker::{
     self, Command, ListenerPlan, Notice, Notices, Plan, Queued, Ring, RingError, Snapshot, SocketGroup, WorkerError,
@@ -53,6 +54,14 @@ pub enum StartError {
         listener: String,
         /// What is wrong with it.
         source: IdentityError,
+    },
+    /// Configuration: authorities or revocation lists for certificates of clients.
+    #[error("listener {listener}: {source}")]
+    ClientAuth {
+        /// The listener.
+        listener: String,
+        /// What is wrong with it.
+        source: ClientAuthError,
     },
     /// The machine: an address is taken or not ours.
     #[error("listener {listener} cannot listen on {address}: {source}{remedy}", remedy = bind_remedy(.source))]

@@ -159,7 +159,7 @@ pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How tickets are issued.
 pub(super) fn issuing(settings: &Settings) -> TicketSettings {
     let per_handshake = u8::try_from(settings.count).unwrap_or(u8::MAX);
-    TicketSettings { lifetime: settings.lifetime, per_handshake, renewal: Renewal::default() }
+    TicketSettings { lifetime: settings.lifetime, per_handshake, renewal: Renewal::default(), until: None }
 }
 
 /// Where keys come from; none: no tickets are wanted.
@@ -192,11 +192,13 @@ fn scope(listener: &worker::ListenerSettings, backend: &str) -> ScopeHash {
         tls::Policy::Intermediate => b"intermediate",
     };
     let alpn = listener.tls.alpn.join(",");
+    // Whom it lets in, down to the content of its files: a session must not get past a stricter policy than its own.
+    let client_auth = listener.tls.client_auth.as_ref().map_or(b"off".as_slice(), |policy| policy.digest());
     ScopeHash::of(&[
         ("backend", backend.as_bytes()),
         ("policy", policy),
         ("alpn", alpn.as_bytes()),
-        ("client_auth", b"off"),
+        ("client_auth", client_auth),
     ])
 }
 

@@ -18,7 +18,7 @@ use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtxRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{NameType, Ssl, SslContext, SslContextBuilder, SslRef, SslVersion};
+use openssl::ssl::{NameType, Ssl, SslContext, SslContextBuilder, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::X509Ref;
 use openssl_sys as ffi;
 
@@ -112,6 +112,11 @@ impl Handshake<'_> {
     /// Whether it resumes a session. Settled when a ticket is issued, not yet when one is opened.
     pub fn is_resumed(&self) -> bool {
         self.ssl.session_reused()
+    }
+
+    /// Whether a client without a certificate is to be refused.
+    pub fn requires_client_certificate(&self) -> bool {
+        self.ssl.verify_mode().contains(SslVerifyMode::FAIL_IF_NO_PEER_CERT)
     }
 
     /// The negotiated version.

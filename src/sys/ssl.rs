@@ -3,8 +3,11 @@
 use std::ffi::{CStr, c_char, c_int};
 
 use foreign_types_shared::ForeignTypeRef;
+use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::ssl::{SslRef, SslSessionRef};
+use openssl::x509::store::X509StoreBuilderRef;
+use openssl::x509::{X509CrlRef, X509VerifyResult};
 
 /// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.
 pub fn group_name(ssl: &SslRef) -> Option<&str> {
@@ -47,7 +50,25 @@ pub fn signature(ssl: &SslRef) -> Option<(Nid, Nid)> {
     (has_kind && has_digest).then(|| (Nid::from_raw(kind), Nid::from_raw(digest)))
 }
 
+/// Adds a revocation list to a store, which keeps a reference to it.
+///
+/// # Errors
+/// When memory is short.
+pub fn add_crl(store: &mut X509StoreBuilderRef, list: &X509CrlRef) -> Result<(), ErrorStack> {
+    // SAFETY: both objects are live; the store takes a reference of its own to the list.
+    let added = unsafe { X509_STORE_add_crl(store.as_ptr(), list.as_ptr()) };
+    if added == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+}
+
+/// The verdict of an application that has reasons of its own to refuse a certificate.
+pub fn certificate_rejected() -> X509VerifyResult {
+    const X509_V_ERR_CERT_REJECTED: c_int = 28;
+    // SAFETY: the number is one of those that OpenSSL defines.
+    unsafe { X509VerifyResult::from_raw(X509_V_ERR_CERT_REJECTED) }
+}
+
 unsafe extern "C" {
+    fn X509_STORE_add_crl(store: *mut openssl_sys::X509_STORE, crl: *mut openssl_sys::X509_CRL) -> c_int;
     fn SSL_get_signature_type_nid(ssl: *const openssl_sys::SSL, nid: *mut c_int) -> c_int;
     fn SSL_group_to_name(ssl: *mut openssl_sys::SSL, id: c_int) -> *const c_char;
     fn SSL_SESSION_get_max_fragment_length(session: *const openssl_sys::SSL_SESSION) -> u8;

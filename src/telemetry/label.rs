@@ -80,6 +80,8 @@ label_enum! {
         NothingInCommon = "nothing_in_common",
         /// No ALPN protocol in common.
         Alpn = "alpn",
+        /// The client's certificate is missing or was refused.
+        ClientCertificate = "client_certificate",
         /// Any other violation of the protocol.
         Protocol = "protocol",
         /// Closed before the first byte.
@@ -90,6 +92,54 @@ label_enum! {
         TimedOut = "timed_out",
         /// Trouble on our side.
         Internal = "internal",
+    }
+}
+
+label_enum! {
+    /// What became of the certificate of a client that was asked for one.
+    pub enum ClientCertificate as "result" {
+        /// It counts.
+        Accepted = "accepted",
+        /// It counts, going by a revocation list that is past its next update.
+        AcceptedCrlExpired = "accepted_crl_expired",
+        /// It counted in the handshake that the resumed session stems from, and has not expired.
+        Resumed = "resumed",
+        /// There is none, and none is needed.
+        Absent = "absent",
+        /// There is none, and one is needed.
+        Missing = "missing",
+        /// It has expired, or one above it has.
+        Expired = "expired",
+        /// It is not valid yet, or one above it is not.
+        NotYetValid = "not_yet_valid",
+        /// A revocation list names it, or one above it.
+        Revoked = "revoked",
+        /// No authority that counts stands above it.
+        UnknownCa = "unknown_ca",
+        /// More stands between it and its authority than is allowed.
+        ChainTooLong = "chain_too_long",
+        /// It was issued by a certificate that may not issue any.
+        NotACa = "not_a_ca",
+        /// It is not for clients.
+        Purpose = "purpose",
+        /// It has a name that its authority may not certify.
+        NameConstraints = "name_constraints",
+        /// It is not signed by whom it names.
+        Signature = "signature",
+        /// Its key, or one above it, or a signature is too weak.
+        Weak = "weak",
+        /// There is no revocation list about it, or about one above it.
+        CrlMissing = "crl_missing",
+        /// The revocation list about it is past its next update.
+        CrlExpired = "crl_expired",
+        /// The revocation list about it is not valid yet, damaged, or of somebody else.
+        CrlUnusable = "crl_unusable",
+        /// It is not among the allowed identities.
+        NotAllowed = "not_allowed",
+        /// It is larger than a certificate may be.
+        TooLarge = "too_large",
+        /// Any other fault.
+        Other = "other",
     }
 }
 

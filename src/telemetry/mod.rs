@@ -15,8 +15,8 @@ mod worker;
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use configuration::Configuration;
 pub use label::{
-    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader, RefusalReason,
-    RelayPath, Version,
+    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader,
+    RefusalReason, RelayPath, Version,
 };
 pub use process::{
     DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, SnapshotView, WorkerState,

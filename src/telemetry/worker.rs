@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::cell::{ByLabel, Counter, Gauge};
 use super::label::{
-    AcceptError, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader, RefusalReason,
-    RelayPath, Version,
+    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader,
+    RefusalReason, RelayPath, Version,
 };
 use super::ticket::TicketCounters;
 
@@ -35,6 +35,8 @@ pub struct WorkerMetrics {
     pub handshakes: ByLabel<Version, ByLabel<Kind>>,
     /// Handshakes failed, by why.
     pub handshakes_failed: ByLabel<FailureReason>,
+    /// Certificates of clients that were asked for one, by what became of them.
+    pub client_certificates: ByLabel<ClientCertificate>,
     /// Attempts to reach a server.
     pub dials: ByLabel<DialResult>,
     /// Payload bytes relayed.

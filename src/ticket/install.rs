@@ -29,12 +29,14 @@ pub struct TicketSettings {
     pub per_handshake: u8,
     /// When a resumption brings a new ticket.
     pub renewal: Renewal,
+    /// From then on no session is resumed, because what admitted them is to be looked at anew; none: no such time.
+    pub until: Option<UnixSeconds>,
 }
 
 impl Default for TicketSettings {
     fn default() -> Self {
         let lifetime = super::ring::RingShape::default().retention();
-        Self { lifetime, per_handshake: 2, renewal: Renewal::default() }
+        Self { lifetime, per_handshake: 2, renewal: Renewal::default(), until: None }
     }
 }
 
@@ -241,6 +243,15 @@ impl Tickets {
         let name = handshake.client_hello_extension(SERVER_NAME).and_then(host_name);
         if NameHash::of(name) != provenance.server_name {
             return TicketOpening::ServerName;
+        }
+        // Verified anew, the certificate would be refused: its revocation list has expired since.
+        if self.settings.until.is_some_and(|until| now >= until) {
+            return TicketOpening::ClientCertificate;
+        }
+        // The scope sees to this already. Should it ever not, a session without a certificate still gets nowhere where
+        // one is needed.
+        if handshake.requires_client_certificate() && session.client_certificate().is_none() {
+            return TicketOpening::ClientCertificate;
         }
         // A resumption does not verify the certificate again: an expired one would live on in tickets.
         if session.client_certificate().is_some_and(|certificate| !is_before_at(now, certificate.not_after())) {

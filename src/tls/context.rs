@@ -11,7 +11,7 @@ use super::client_hello::alpn_names;
 use super::identity::Identity;
 use super::secrets;
 use super::settings::{Policy, Settings};
-use crate::ticket::{self, Clock, ScopeKeys, TicketSettings};
+use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
 /// The context of one listener.
 ///
@@ -33,8 +33,12 @@ impl Context {
         let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
         set_protocol(&mut builder, settings.policy)?;
         set_identity(&mut builder, identity)?;
-        set_sessions(&mut builder, tickets)?;
+        let until = settings.client_auth.as_ref().and_then(|client_auth| client_auth.lists_until());
+        set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
         set_alpn(&mut builder, &settings.alpn);
+        if let Some(client_auth) = &settings.client_auth {
+            client_auth.install(&mut builder)?;
+        }
         secrets::install(&mut builder);
         Ok(Self { ssl: builder.build() })
     }
@@ -89,9 +93,11 @@ fn set_identity(builder: &mut SslContextBuilder, identity: &Identity) -> Result<
 fn set_sessions(
     builder: &mut SslContextBuilder,
     tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
+    until: Option<UnixSeconds>,
 ) -> Result<(), ErrorStack> {
     if let Some((keys, settings)) = tickets {
-        return ticket::install(builder, keys, settings, Clock::System);
+        let settings = TicketSettings { until, ..settings.clone() };
+        return ticket::install(builder, keys, &settings, Clock::System);
     }
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_options(SslOptions::NO_TICKET);

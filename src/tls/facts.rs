@@ -3,6 +3,7 @@
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKeyRef, Public};
 use openssl::ssl::{SslRef, SslStream};
+use openssl::x509::X509;
 
 use super::handshake::Wire;
 use crate::sys;
@@ -44,6 +45,12 @@ impl Facts {
         let (kind, digest) = sys::ssl::signature(self.ssl())?;
         let key = self.ssl().certificate()?.public_key().ok()?.id();
         scheme_name(kind, digest, key)
+    }
+
+    /// The certificate that the client proved to own, in this connection or in the one that the session stems from; none
+    /// where it showed none.
+    pub fn client_certificate(&self) -> Option<X509> {
+        self.ssl().peer_certificate()
     }
 
     fn ssl(&self) -> &SslRef {

@@ -5,8 +5,9 @@ use std::io;
 use openssl::error::ErrorStack;
 use openssl::ssl;
 
+use super::client_auth::CertificateRefusal;
 use crate::record::{AlertDescription, CryptoError};
-use crate::telemetry::FailureReason;
+use crate::telemetry::{ClientCertificate, FailureReason};
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,12 @@ pub enum Failure {
     /// The client offers ALPN protocols, and none that the listener speaks.
     #[error("no ALPN protocol in common")]
     NoCommonAlpn,
+    /// The client has no certificate, and needs one.
+    #[error("client sent no certificate")]
+    ClientCertificateMissing,
+    /// The client's certificate does not count.
+    #[error("client certificate refused: {0}")]
+    ClientCertificate(Box<CertificateRefusal>),
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -83,11 +90,21 @@ impl Failure {
             Self::NoCommonVersion(_) => FailureReason::Version,
             Self::NothingInCommon(_) => FailureReason::NothingInCommon,
             Self::NoCommonAlpn => FailureReason::Alpn,
+            Self::ClientCertificateMissing | Self::ClientCertificate(_) => FailureReason::ClientCertificate,
             Self::Protocol(_) => FailureReason::Protocol,
             Self::ClosedSilently => FailureReason::ClosedSilently,
             Self::Closed | Self::Io(_) => FailureReason::Closed,
             Self::TimedOut => FailureReason::TimedOut,
             Self::Library(_) | Self::Keys(_) | Self::Internal(_) => FailureReason::Internal,
+        }
+    }
+
+    /// What became of the client's certificate, where the failure is about that.
+    pub fn client_certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::ClientCertificateMissing => Some(ClientCertificate::Missing),
+            Self::ClientCertificate(refusal) => Some(refusal.reason),
+            _ => None,
         }
     }
 
@@ -108,7 +125,12 @@ impl Failure {
     pub fn has_alert(&self) -> bool {
         let found_by_openssl = matches!(
             self,
-            Self::NoCommonVersion(_) | Self::NothingInCommon(_) | Self::NoCommonAlpn | Self::Protocol(_)
+            Self::NoCommonVersion(_)
+                | Self::NothingInCommon(_)
+                | Self::NoCommonAlpn
+                | Self::ClientCertificateMissing
+                | Self::ClientCertificate(_)
+                | Self::Protocol(_)
         );
         found_by_openssl || self.own_alert().is_some()
     }
@@ -168,6 +190,7 @@ impl Failure {
             | SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM
             | SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS => Self::NothingInCommon(text),
             SSL_R_NO_APPLICATION_PROTOCOL => Self::NoCommonAlpn,
+            SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE => Self::ClientCertificateMissing,
             _ => Self::Protocol(text),
         }
     }
@@ -185,6 +208,7 @@ const HANDSHAKE: u8 = 22;
 const SSL_R_NO_SUITABLE_KEY_SHARE: i32 = 101;
 const SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM: i32 = 118;
 const SSL_R_NO_SHARED_CIPHER: i32 = 193;
+const SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE: i32 = 199;
 const SSL_R_NO_APPLICATION_PROTOCOL: i32 = 235;
 const SSL_R_UNKNOWN_PROTOCOL: i32 = 252;
 const SSL_R_UNSUPPORTED_PROTOCOL: i32 = 258;

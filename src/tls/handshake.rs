@@ -7,8 +7,9 @@
 
 use std::io::{self, Read, Write};
 
-use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVersion};
+use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVerifyMode, SslVersion};
 
+use super::client_auth;
 use super::client_hello::{Awaited, ClientHello};
 use super::context::Context;
 use super::facts::Facts;
@@ -16,6 +17,7 @@ use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
 use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
 use crate::sys;
+use crate::telemetry::ClientCertificate;
 
 /// Most bytes that a client may send in one handshake: a ClientHello, and a certificate chain of the 100 KiB that
 /// OpenSSL accepts. Beyond it the handshake fails with [`Failure::TooLong`].
@@ -29,6 +31,7 @@ pub struct Handshake {
     secrets: Option<Box<HandshakeSecrets>>,
     sent: SentRecords,
     received_bytes: usize,
+    has_expired_list: bool,
 }
 
 /// How far a handshake is.
@@ -57,6 +60,8 @@ pub struct Established {
     pub group: Option<String>,
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
+    /// What became of the client's certificate; none where the client was not asked for one.
+    pub client_certificate: Option<ClientCertificate>,
     /// More about it; to be dropped soon.
     pub facts: Facts,
     /// What record protection goes on with.
@@ -84,6 +89,7 @@ impl Handshake {
             secrets: Some(Box::default()),
             sent: SentRecords::default(),
             received_bytes: 0,
+            has_expired_list: false,
         })
     }
 
@@ -151,6 +157,7 @@ impl Handshake {
             kind,
             group: sys::ssl::group_name(ssl).filter(|_| has_key_exchange).map(str::to_owned),
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
+            client_certificate: client_certificate(ssl, kind, self.has_expired_list),
             facts: Facts::of(self.stream),
             handover,
         })
@@ -169,16 +176,35 @@ impl Handshake {
             }
             let sent_from = self.stream.get_ref().output.len();
             let stream = &mut self.stream;
-            let result = secrets::capture(&mut self.secrets, || stream.accept());
+            let (result, observed) = client_auth::observe(|| secrets::capture(&mut self.secrets, || stream.accept()));
+            self.has_expired_list |= observed.has_expired_list;
             let version = self.stream.ssl().version2();
             self.sent.count(&self.stream.get_ref().output[sent_from..], version, result.is_ok());
             match result {
                 Ok(()) => return Ok(Progress::Done),
                 Err(error) if error.code() == ErrorCode::WANT_READ => {}
-                Err(error) => return Err(Failure::from_openssl(&error)),
+                Err(error) => {
+                    return Err(match observed.refusal {
+                        Some(refusal) => Failure::ClientCertificate(refusal),
+                        None => Failure::from_openssl(&error),
+                    });
+                }
             }
         }
     }
+}
+
+/// What became of the client's certificate in a handshake that has succeeded.
+fn client_certificate(ssl: &SslRef, kind: HandshakeKind, has_expired_list: bool) -> Option<ClientCertificate> {
+    if !ssl.verify_mode().contains(SslVerifyMode::PEER) {
+        return None;
+    }
+    Some(match (ssl.peer_certificate(), kind) {
+        (None, _) => ClientCertificate::Absent,
+        (Some(_), HandshakeKind::Resumed) => ClientCertificate::Resumed,
+        (Some(_), HandshakeKind::Full) if has_expired_list => ClientCertificate::AcceptedCrlExpired,
+        (Some(_), HandshakeKind::Full) => ClientCertificate::Accepted,
+    })
 }
 
 /// The in-memory transport that OpenSSL reads and writes.

@@ -369,7 +369,7 @@ fn weak_intermediate(chain: &[X509]) -> Option<usize> {
 }
 
 /// Dates before 1970 are given as 1970: nothing that is served was valid then.
-fn system_time(time: &Asn1TimeRef) -> Result<SystemTime, ErrorStack> {
+pub(super) fn system_time(time: &Asn1TimeRef) -> Result<SystemTime, ErrorStack> {
     let since_epoch = Asn1Time::from_unix(0)?.diff(time)?;
     let seconds = i64::from(since_epoch.days) * SECONDS_PER_DAY + i64::from(since_epoch.secs);
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))

@@ -1,6 +1,7 @@
 //! The handshake and what it is configured with.
 
 mod accept;
+pub mod client_auth;
 mod client_hello;
 mod context;
 mod facts;

@@ -1,6 +1,9 @@
 //! What a listener's TLS is configured with.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::client_auth::ClientAuth;
 
 /// TLS of one listener.
 #[derive(Clone, Debug)]
@@ -11,12 +14,16 @@ pub struct Settings {
     pub certificate: CertificateFiles,
     /// ALPN protocols in order of preference; empty: the extension is not answered.
     pub alpn: Vec<String>,
+    /// What is asked of clients; none: nothing. Read from its files already, since they are as much a part of the
+    /// settings as the keys are.
+    pub client_auth: Option<Arc<ClientAuth>>,
 }
 
 impl Settings {
     /// Every file that the context of the listener is built from.
     pub fn files(&self) -> Vec<PathBuf> {
-        vec![self.certificate.chain.clone(), self.certificate.key.clone()]
+        let client_auth = self.client_auth.iter().flat_map(|client_auth| client_auth.settings().files());
+        [&self.certificate.chain, &self.certificate.key].into_iter().chain(client_auth).cloned().collect()
     }
 }
 

@@ -156,6 +156,9 @@ async fn phases(
 }
 
 fn count(established: &Established, worker: &WorkerContext) {
+    if let Some(result) = established.client_certificate {
+        worker.metrics.client_certificates.of(result).increment();
+    }
     let kind = match established.kind {
         HandshakeKind::Full => Kind::Full,
         HandshakeKind::Resumed => Kind::Resumed,
@@ -172,6 +175,9 @@ fn report(
 ) {
     let reason = failure.reason();
     worker.metrics.handshakes_failed.of(reason).increment();
+    if let Some(result) = failure.client_certificate() {
+        worker.metrics.client_certificates.of(result).increment();
+    }
     if let Some(suppressed) = worker.failure_log.pass_at(worker.wheel.seconds()) {
         let reason = reason.label();
         let server_name = hello.and_then(ClientHello::server_name);

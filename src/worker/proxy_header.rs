@@ -9,12 +9,13 @@ use std::pin::pin;
 use super::context::{Listener, WorkerContext};
 use crate::guard::Seat;
 use crate::proxy_protocol::{
-    Endpoints, Header, ReceiveError, Received, Send, Tls, Version, encode_v1, encode_v2, receive,
+    ClientCertificate, Endpoints, Header, ReceiveError, Received, Send, Tls, Tlv, Version, encode_v1, encode_v2,
+    receive,
 };
 use crate::sys::socket::Stream;
 use crate::telemetry::{Label, ProxyHeader};
 use crate::timer::Watch;
-use crate::tls::Established;
+use crate::tls::{Established, HandshakeKind, client_auth};
 
 /// A connection that had to begin with a header did not, or came from where no headers are believed; counted and logged.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(super) async fn expect(
 /// where none is to be sent.
 ///
 /// # Errors
-/// When the connection has lost its addresses: the client is gone.
+/// When the connection has lost its addresses, because the client is gone, or memory is short.
 pub(super) fn compose(
     send: Option<Send>,
     received: &Received,
@@ -92,6 +93,17 @@ pub(super) fn compose(
     let own_id = ids.next();
     let facts = &established.facts;
     let key_alg = facts.certificate_key();
+    let certificate = facts.client_certificate();
+    let common_name = certificate.as_deref().and_then(client_auth::common_name);
+    let der = match &certificate {
+        Some(certificate) if send.tlvs.contains(Tlv::ClientCert) => certificate.to_der()?,
+        _ => Vec::new(),
+    };
+    let client = certificate.is_some().then(|| ClientCertificate {
+        common_name: common_name.as_deref(),
+        der: &der,
+        is_fresh: established.kind == HandshakeKind::Full,
+    });
     let tls = Tls {
         version: facts.version(),
         cipher: facts.cipher(),
@@ -99,7 +111,7 @@ pub(super) fn compose(
         key_alg: key_alg.as_deref(),
         group: established.group.as_deref(),
         sig_scheme: facts.signature_scheme(),
-        client: None,
+        client,
     };
     let header = Header {
         endpoints,

@@ -27,7 +27,8 @@ pub fn listener(key: KeyKind) -> Context {
     let files = certificate::issue(directory.path(), key);
     let certificate = CertificateFiles { chain: files.chain, key: files.key };
     let identity = Identity::load(&certificate).unwrap();
-    let settings = Settings { policy: Policy::Intermediate, certificate, alpn: vec!["http/1.1".into()] };
+    let settings =
+        Settings { policy: Policy::Intermediate, certificate, alpn: vec!["http/1.1".into()], client_auth: None };
     let now = ticket_common::real_now();
     let keys = ticket_common::keys_at(&ticket_common::new_ring(now), ticket_common::scope("edge"), now);
     Context::build(&settings, &identity, Some((keys, &TicketSettings::default()))).unwrap()

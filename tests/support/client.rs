@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use openssl::pkey::{PKey, Private};
 use openssl::ssl::{ErrorCode, HandshakeError, SslConnector, SslMethod, SslRef, SslStream, SslVerifyMode};
+use openssl::x509::X509;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::DEADLINE;
@@ -27,6 +29,7 @@ pub(crate) struct Client {
     delivery: Delivery,
     receive_buffer: Option<usize>,
     source: Option<Ipv4Addr>,
+    identity: Option<(X509, PKey<Private>, Vec<X509>)>,
 }
 
 /// How what OpenSSL writes leaves.
@@ -62,6 +65,7 @@ impl Client {
             delivery: Delivery::Whole,
             receive_buffer: None,
             source: None,
+            identity: None,
         }
     }
 
@@ -95,6 +99,11 @@ impl Client {
     /// Connects from this address of the loopback network.
     pub(crate) fn from(self, source: Ipv4Addr) -> Self {
         Self { source: Some(source), ..self }
+    }
+
+    /// Shows this certificate where one is asked for, with those above it.
+    pub(crate) fn identity(self, certificate: X509, key: PKey<Private>, chain: Vec<X509>) -> Self {
+        Self { identity: Some((certificate, key, chain)), ..self }
     }
 
     /// Completes a handshake.
@@ -148,6 +157,11 @@ impl Client {
         }
         if let Some(groups) = self.groups {
             builder.set_groups_list(groups).unwrap();
+        }
+        if let Some((certificate, key, chain)) = &self.identity {
+            builder.set_certificate(certificate).unwrap();
+            builder.set_private_key(key).unwrap();
+            chain.iter().for_each(|above| builder.add_extra_chain_cert(above.clone()).unwrap());
         }
         let secrets = Arc::clone(secrets);
         builder.set_keylog_callback(move |_, line| secrets.lock().unwrap().push(line.to_owned()));

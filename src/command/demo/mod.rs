@@ -140,6 +140,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
                 policy: tls::Policy::Intermediate,
                 certificate: tls::CertificateFiles { chain, key },
                 alpn: vec!["http/1.1".into()],
+                client_auth: None,
             },
             kernel_tls: ktls::Settings {
                 mode: ktls::Mode::Auto,

@@ -16,7 +16,7 @@ use super::super::near::nearest;
 use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
-use super::{Environment, backend, certificate, check_port, guard, name, overlaps};
+use super::{Environment, backend, certificate, check_port, client_auth, guard, name, overlaps};
 
 /// A listener of the file, as far as it could be read.
 pub(super) struct Resolved {
@@ -194,8 +194,10 @@ fn tls(
     let raw = section.get_ref();
     let policy = report.get_or(&raw.policy, Policy::Intermediate);
     let alpn = alpn(raw, report);
+    let client_auth = client_auth::resolve(raw, environment, report);
     let certificate = certificate::resolve(raw, &section.span(), environment, report)?;
-    Some(tls::Settings { policy, certificate, alpn })
+    let client_auth = client_auth?;
+    Some(tls::Settings { policy, certificate, alpn, client_auth })
 }
 
 /// RFC 7301 section 3.1: names of 1 to 255 bytes.

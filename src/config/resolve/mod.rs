@@ -3,6 +3,7 @@
 mod admin;
 mod backend;
 mod certificate;
+mod client_auth;
 mod guard;
 mod listener;
 mod tickets;
