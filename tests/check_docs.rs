@@ -73,10 +73,24 @@ fn examples_are_good() {
         let clients = pki_support::Authority::root("Clients");
         clients.write(folder.path(), "clients.pem");
         folder.write("clients.crl", &clients.revocation_list(&[], 86_400));
+        furnish(&folder);
         let outcome = folder.check(&doc(&format!("examples/{name}")));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "docs/examples/{name}");
         assert!(outcome.stdout.ends_with("0 warnings\n"), "{}", outcome.stdout);
     }
+}
+
+/// What the full example names beside `edge.crt` and `edge.key`.
+fn furnish(folder: &Folder) {
+    let key = support::ec_key();
+    let certificate = |name: &str| support::issued(name, &key, (name, &key), openssl::hash::MessageDigest::sha256());
+    let (mut builder, shop) = (openssl::pkcs12::Pkcs12::builder(), certificate("shop.example.org"));
+    let archive = builder.name("shop").pkey(&key).cert(&shop).build2("secret").unwrap();
+    folder.write_key("shop.p12", &archive.to_der().unwrap());
+    folder.write_key("shop.pass", b"secret\n");
+    fs::create_dir(folder.path().join("certificates")).unwrap();
+    folder.write("certificates/more.crt", &certificate("more.example.org").to_pem().unwrap());
+    folder.write_key("certificates/more.key", &key.private_key_to_pem_pkcs8().unwrap());
 }
 
 #[test]

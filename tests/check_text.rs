@@ -95,12 +95,26 @@ refused! {
     backends_of_the_same_name_are_refused: format!("{GOOD}[[backend]]\nname = \"app\"\nservers = [\"[::1]:1\"]\n");
     servers_that_cannot_be_reached_are_refused: good_with("[\"127.0.0.1:8080\"]",
         &format!("[\"0.0.0.0:80\", \"127.0.0.1:0\", \"/run/app.sock\", \"unix:\", \"localhost:80\", \"unix:/{}\"]", "x".repeat(120)));
-    certificates_beyond_one_are_refused: good_with("certificates = [", "certificates = [{ chain = \"edge.crt\", key = \"edge.key\" }, ");
     certificates_of_none_are_refused: good_with("[{ chain = \"edge.crt\", key = \"edge.key\" }]", "[]");
+    certificate_of_two_forms_is_refused: good_with("key = \"edge.key\"", "pkcs12 = \"edge.p12\"");
+    versions_that_leave_none_are_refused: good_with("[listener.tls]", "[listener.tls]\nmin_version = \"1.3\"\nmax_version = \"1.2\"");
+    version_that_is_forbidden_is_refused: good_with("[listener.tls]", "[listener.tls]\nmin_version = \"1.1\"");
+    suites_that_are_not_served_are_refused_with_the_reason: good_with("[listener.tls]", "[listener.tls]\nsuites = [\"TLS_RSA_WITH_AES_128_CBC_SHA\", \"AES128-GCM-SHA256\", \"TLS_AES_128_CCM_SHA256\", \"TLS_AES_128_GCM_SHA265\", \"HIGH:!aNULL\"]");
+    suites_without_one_for_a_version_are_refused: good_with("[listener.tls]", "[listener.tls]\nsuites = [\"TLS_AES_128_GCM_SHA256\"]");
+    groups_for_one_version_only_are_refused: good_with("[listener.tls]", "[listener.tls]\ngroups = [\"X25519MLKEM768\"]");
+    group_that_does_not_exist_is_refused: good_with("[listener.tls]", "[listener.tls]\ngroups = [\"P256\"]");
+    signature_algorithms_without_one_for_the_key_are_refused: good_with("[listener.tls]", "[listener.tls]\nsignature_algorithms = [\"rsa_pss_rsae_sha256\"]");
+    signature_algorithm_of_sha1_is_refused: good_with("[listener.tls]", "[listener.tls]\nsignature_algorithms = [\"rsa_pkcs1_sha1\"]");
+    server_names_that_are_none_are_refused: section("names = [\"a..b\", \"192.0.2.1\", \"b\u{fc}cher.example\", \"*\"]");
+    server_name_in_two_sections_is_refused: section("names = [\"edge.test\", \"EDGE.test.\"]");
+    server_names_of_none_are_refused: section("names = []\nbackend = \"ap\"");
+    server_name_section_without_names_is_refused: section("backend = \"app\"");
 }
 
 warned! {
     proxy_protocol_tlvs_without_version_2_are_warned_of: format!("{GOOD}proxy_protocol = \"v1\"\nproxy_protocol_tlvs = [\"alpn\"]\n");
+    suite_that_is_named_twice_is_warned_of: good_with("[listener.tls]", "[listener.tls]\nmin_version = \"1.3\"\nsuites = [\"TLS_AES_128_GCM_SHA256\", \"TLS_AES_128_GCM_SHA256\"]");
+    server_name_without_a_certificate_is_warned_of: section("names = [\"other.test\"]");
     client_limits_that_limit_nothing_are_warned_of: good_with("[listener.tls]", "client_limits = { ipv6_prefix = 56 }\n[listener.tls]");
     burst_without_a_rate_is_warned_of: good_with("[listener.tls]", "client_limits = { connections_max = 9, connection_burst = 9 }\n[listener.tls]");
     backend_that_nobody_uses_is_warned_of: format!("{GOOD}[[backend]]\nname = \"spare\"\nservers = [\"[::1]:1\"]\n");
@@ -170,4 +184,9 @@ fn wrong_command_line_exits_with_2() {
     command.args(["check", "--schema", "--config", "x"]).assert().code(2);
     let mut command = assert_cmd::Command::cargo_bin("sluice").unwrap();
     command.arg("serve").assert().code(2);
+}
+
+/// The good configuration with a section of server names.
+fn section(lines: &str) -> String {
+    good_with("[[backend]]", &format!("[[listener.server_name]]\n{lines}\n\n[[backend]]"))
 }

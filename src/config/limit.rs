@@ -158,6 +158,10 @@ pub(super) const SERVER_COUNT_MAX: usize = 256;
 pub(super) const NAME_CHARS_MAX: usize = 64;
 /// RFC 7301 section 3.1: a protocol name has one length byte and is not empty.
 pub(super) const ALPN_BYTES_MAX: usize = 255;
+/// Sections `[[listener.server_name]]` of one listener.
+pub(super) const SECTION_COUNT_MAX: usize = 4096;
+/// Names of one such section.
+pub(super) const SECTION_NAME_COUNT_MAX: usize = 4096;
 /// ALPN protocols of one listener.
 pub(super) const ALPN_COUNT_MAX: usize = 16;
 /// unix(7): `sun_path` has 108 bytes, the last is zero.

@@ -186,6 +186,7 @@ mod tests {
 
     use super::*;
     use crate::backend::ServerAddress;
+    use crate::record::ProtocolVersion::Tls13;
     use crate::ticket::{LockWait, Ring, RingFile, RingShape};
     use crate::{admin, ktls, tls, worker};
 
@@ -236,10 +237,11 @@ mod tests {
         assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
         assert_eq!(listener.timeouts.idle, Duration::from_secs(300));
         assert_eq!(listener.timeouts.close, Duration::from_secs(10));
-        assert_eq!(listener.tls.policy, tls::Policy::Intermediate);
-        assert!(listener.tls.alpn.is_empty());
-        assert_eq!(listener.tls.certificate.chain, folder.path().join("edge.crt"));
-        assert_eq!(listener.tls.certificate.key, folder.path().join("edge.key"));
+        assert_eq!(listener.tls.protocol, tls::Protocol::of(tls::Policy::Intermediate));
+        assert!(listener.tls.alpn.is_empty() && listener.tls.sections.is_empty());
+        assert_eq!(listener.tls.unknown_server_name, tls::UnknownServerName::Default);
+        let files = tls::CertificateFiles::pem(folder.path().join("edge.crt"), folder.path().join("edge.key"));
+        assert_eq!((&listener.tls.certificates.entries, listener.tls.identities.identities().len()), (&vec![files], 1));
         assert_eq!(settings.backends[0].connect_timeout, Duration::from_secs(2));
     }
 
@@ -268,7 +270,19 @@ mod tests {
             handshake_timeout = "1s"
             idle_timeout = "2s"
             close_timeout = "3s"
-            tls = { policy = "modern", certificates = [{ chain = "edge.crt", key = "edge.key" }], alpn = ["h2", "x"] }
+            [listener.tls]
+            policy = "modern"
+            suites = ["TLS_AES_256_GCM_SHA384"]
+            groups = ["P-384"]
+            signature_algorithms = ["ecdsa_secp256r1_sha256"]
+            certificates = [{ chain = "edge.crt", key = "edge.key" }]
+            unknown_server_name = "refuse"
+            alpn = ["h2", "x"]
+            [[listener.server_name]]
+            names = ["A.example.", "*.b.example"]
+            backend = "other"
+            [[listener.server_name]]
+            names = ["c.example"]
         "#;
         make_ticket_keys(&folder);
         let settings = check_in(text, &environment(&folder)).0.unwrap();
@@ -285,6 +299,19 @@ mod tests {
         assert_eq!(settings.backends[1].connect_timeout, Duration::from_millis(20));
         let listener = &settings.listeners[0];
         assert_eq!((listener.backend, listener.address), (1, "[::]:443".parse().unwrap()));
+        assert_eq!(listener.section_backends, [0, 1]);
+        let names: Vec<_> = listener.tls.sections.iter().flat_map(|section| &section.names).collect();
+        assert_eq!(
+            names,
+            ["a.example", "*.b.example", "c.example"]
+                .map(|name| tls::ServerName::parse(name).unwrap())
+                .iter()
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(listener.tls.unknown_server_name, tls::UnknownServerName::Refuse);
+        let protocol = &listener.tls.protocol;
+        assert_eq!((protocol.suites.len(), protocol.suites[0].code), (1, 0x1302));
+        assert_eq!((&protocol.groups[..], protocol.signature_algorithms[0].code), (&[tls::Group::P384][..], 0x0403));
         let expected = ktls::Settings {
             mode: ktls::Mode::Required,
             promote_after_bytes: 16 << 10,
@@ -295,8 +322,8 @@ mod tests {
         let timeouts = [listener.timeouts.handshake, listener.timeouts.idle, listener.timeouts.close];
         assert_eq!(timeouts, [1, 2, 3].map(Duration::from_secs));
         assert_eq!(
-            (listener.tls.policy, &listener.tls.alpn[..]),
-            (tls::Policy::Modern, &["h2".into(), "x".into()][..])
+            (listener.tls.protocol.versions.clone(), &listener.tls.alpn[..]),
+            (Tls13..=Tls13, &["h2".into(), "x".into()][..])
         );
     }
 

@@ -12,7 +12,7 @@ use toml::Spanned;
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
-use crate::{admin, ktls, tls, worker};
+use crate::{admin, ktls, record, tls, worker};
 
 use super::limit;
 use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
@@ -165,6 +165,20 @@ pub(super) struct Listener {
     /// TLS of the listener.
     #[schemars(with = "Tls")]
     pub(super) tls: Option<Spanned<Tls>>,
+    /// Names that are served otherwise than the rest.
+    #[schemars(with = "Vec<ServerName>")]
+    pub(super) server_name: Vec<Spanned<ServerName>>,
+}
+
+/// Names of a listener that have settings of their own.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["names"]))]
+pub(super) struct ServerName {
+    /// Host names, and patterns such as `*.example.org` for exactly one more label.
+    pub(super) names: List<String>,
+    /// Name of the backend; absent: that of the listener.
+    pub(super) backend: Field<String>,
 }
 
 /// What one client of a listener may have, over all workers. Beyond it connections are reset as soon as they are
@@ -194,13 +208,27 @@ pub(super) struct ClientLimits {
 /// TLS of one listener.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["certificates"]))]
 pub(super) struct Tls {
     /// Versions and suites: `intermediate` speaks TLS 1.2 and 1.3, `modern` TLS 1.3 only.
     pub(super) policy: Field<tls::Policy>,
-    /// The certificate of the listener; exactly one entry.
-    #[schemars(with = "Vec<Certificate>", extend("minItems" = 1, "maxItems" = 1))]
+    /// The lowest version; absent: that of the policy.
+    pub(super) min_version: Field<record::ProtocolVersion>,
+    /// The highest version; absent: 1.3.
+    pub(super) max_version: Field<record::ProtocolVersion>,
+    /// Cipher suites in order of preference, by their IANA or OpenSSL names; absent: those of the policy.
+    pub(super) suites: List<String>,
+    /// Key-exchange groups in order of preference; absent: those of the policy.
+    pub(super) groups: List<tls::Group>,
+    /// Signatures in order of preference, by their IANA names; absent: those of the policy.
+    pub(super) signature_algorithms: List<tls::SignatureAlgorithm>,
+    /// The certificates; the first is for clients that ask for no name or for an unknown one.
+    #[schemars(with = "Vec<Certificate>")]
     pub(super) certificates: Option<Spanned<Vec<Spanned<Certificate>>>>,
+    /// Folder of more certificates: `NAME.crt` or `NAME.pem` with `NAME.key`, PEM with both, `NAME.p12`.
+    pub(super) certificate_directory: Field<PathBuf>,
+    /// Clients that ask for no name, or for one that no certificate has: `default` gives them the first certificate,
+    /// `refuse` an alert.
+    pub(super) unknown_server_name: Field<tls::UnknownServerName>,
     /// ALPN protocols in order of preference; absent: the extension is not answered.
     pub(super) alpn: List<String>,
     /// Certificates of clients; absent: none are asked for.
@@ -232,15 +260,18 @@ pub(super) struct ClientAuth {
     pub(super) allowed: List<AllowedIdentity>,
 }
 
-/// A certificate and its key.
+/// A certificate and its key: `chain` and `key`, or `pkcs12`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["chain", "key"]))]
 pub(super) struct Certificate {
     /// PEM file: the certificate, then its intermediates.
     pub(super) chain: Field<PathBuf>,
-    /// PEM file: the private key, not encrypted.
+    /// PEM file: the private key; may be the same file.
     pub(super) key: Field<PathBuf>,
+    /// PKCS #12 file with certificate, intermediates and key.
+    pub(super) pkcs12: Field<PathBuf>,
+    /// File with the passphrase of the key as its first line.
+    pub(super) passphrase_file: Field<PathBuf>,
 }
 
 /// A group of equal servers.

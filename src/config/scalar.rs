@@ -14,6 +14,7 @@ use toml::{Spanned, Value};
 
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
+use crate::record::ProtocolVersion;
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, tls, worker};
 
@@ -437,6 +438,52 @@ choice!(ClientAuthChoice { "required" => Self::Required, "optional" => Self::Opt
 choice!(ExpiredCrl { "refuse" => Self::Refuse, "warn" => Self::Warn });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
+choice!(tls::UnknownServerName { "default" => Self::Default, "refuse" => Self::Refuse });
+
+impl Scalar for ProtocolVersion {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        choose(value, &VERSIONS).map_err(|mismatch| match value {
+            Value::Float(number) => mismatch.help(format!("quote it: \"{number}\"")),
+            Value::String(text) if ["1.0", "1.1", "SSLv3", "3.0"].contains(&text.as_str()) => {
+                mismatch.help("RFC 8996 forbids the versions before TLS 1.2, and none of their suites is an AEAD")
+            }
+            _ => mismatch,
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": VERSIONS.map(|(name, _)| name) })
+    }
+}
+
+const VERSIONS: [(&str, ProtocolVersion); 2] = [("1.2", ProtocolVersion::Tls12), ("1.3", ProtocolVersion::Tls13)];
+
+impl Scalar for tls::Group {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        choose(value, &Self::ALL.map(|group| (group.name(), group)))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": Self::ALL.map(Self::name) })
+    }
+}
+
+impl Scalar for tls::SignatureAlgorithm {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        choose(value, &Self::ALL.map(|algorithm| (algorithm.name, algorithm))).map_err(|mismatch| {
+            match value.as_str() {
+                Some(text) if text.to_ascii_lowercase().contains("sha1") => {
+                    mismatch.help("SHA-1 signatures can be forged (RFC 9155)")
+                }
+                _ => mismatch,
+            }
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": Self::ALL.map(|algorithm| algorithm.name) })
+    }
+}
 
 choice!(ProxyProtocol { "off" => Self::Off, "v1" => Self::V1, "v2" => Self::V2 });
 

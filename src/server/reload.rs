@@ -129,10 +129,10 @@ impl Control {
     pub(super) fn swap_certificates(&mut self) {
         let request = Request { cause: "certificate files", scope: Scope::Certificates, answers: Vec::new() };
         let settings = self.server.settings().clone();
-        let (identities, known) = (self.server.identities(), self.server.capabilities().clone());
+        let known = self.server.capabilities().clone();
         let read = self.watch.stamps().clone();
         let task = tokio::task::spawn_blocking(move || {
-            let (prepared, swaps) = Prepared::renew(settings, &identities, known, &read);
+            let (prepared, swaps) = Prepared::renew(settings, known, &read);
             Ok(Ready { prepared, warnings: Vec::new(), swaps })
         });
         self.reloads.preparing = Some((request, task));

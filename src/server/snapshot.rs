@@ -5,17 +5,16 @@ use std::sync::Arc;
 use super::settings::Settings;
 use super::start::StartError;
 use super::watch::Stamps;
+use crate::backend;
 use crate::ktls;
 use crate::tls::client_auth::ClientAuth;
-use crate::tls::identity::Identity;
+use crate::tls::identity::{IdentityError, Table};
 use crate::worker::{self, ListenerSettings};
 
 /// Settings that have been proved good, with everything that they name read and tried out. Made on any thread, since
 /// reading certificates takes its time.
 pub(super) struct Prepared {
     pub(super) settings: Settings,
-    /// One for each listener.
-    pub(super) identities: Vec<Arc<Identity>>,
     pub(super) capabilities: Arc<ktls::Capabilities>,
     /// What the files looked like when they were read.
     pub(super) stamps: Stamps,
@@ -30,48 +29,44 @@ pub(super) struct Swap {
 }
 
 impl Prepared {
-    /// Reads the certificates, asks the kernel what is not known of it yet, and builds what a worker would build.
-    pub(super) fn prepare(mut settings: Settings, known: Option<Arc<ktls::Capabilities>>) -> Result<Self, StartError> {
+    /// Asks the kernel what is not known of it yet, and builds what a worker would build. The certificates were read
+    /// with the configuration.
+    pub(super) fn prepare(settings: Settings, known: Option<Arc<ktls::Capabilities>>) -> Result<Self, StartError> {
         let capabilities = capabilities(&settings, known)?;
-        // Before they are read: what changes meanwhile is read again.
-        let stamps = stamps(&settings);
-        settings.listeners.iter_mut().try_for_each(reread_client_auth)?;
-        let load = |listener| load(listener, &settings);
-        let identities = settings.listeners.iter().map(load).collect::<Result<_, _>>()?;
-        Ok(Self { settings, identities, capabilities, stamps })
+        let mut stamps = stamps(&settings);
+        // What has changed since it was read is read again.
+        if let Some(begun) = settings.listeners.iter().map(|listener| listener.tls.identities.reading_began()).min() {
+            stamps.distrust_since(begun);
+        }
+        for listener in &settings.listeners {
+            worker::try_out(listener, &settings.backends).map_err(StartError::Listener)?;
+        }
+        Ok(Self { settings, capabilities, stamps })
     }
 
     /// The same settings with the certificates whose files have changed since `read`. A listener whose new files cannot
     /// be used keeps what it has.
     pub(super) fn renew(
         mut settings: Settings,
-        identities: &[Arc<Identity>],
         capabilities: Arc<ktls::Capabilities>,
         read: &Stamps,
     ) -> (Self, Vec<Swap>) {
         let stamps = stamps(&settings);
         let mut swaps = Vec::new();
-        let mut renewed = Vec::new();
-        for (index, before) in identities.iter().enumerate() {
-            let mut listener = settings.listeners[index].clone();
+        for listener in &mut settings.listeners {
             if !stamps.differ_in(read, &listener.tls.files()) {
-                renewed.push(Arc::clone(before));
                 continue;
             }
-            let loaded = reread_client_auth(&mut listener).and_then(|()| load(&listener, &settings));
-            let name = listener.name.clone();
-            let (identity, problem) = match loaded {
-                Ok(identity) => {
-                    settings.listeners[index] = listener;
-                    (identity, None)
+            let problem = match renewed(listener, &settings.backends) {
+                Ok(renewed) => {
+                    *listener = renewed;
+                    None
                 }
-                Err(error) => (Arc::clone(before), Some(error)),
+                Err(error) => Some(error),
             };
-            swaps.push(Swap { listener: name, problem });
-            renewed.push(identity);
+            swaps.push(Swap { listener: listener.name.clone(), problem });
         }
-        let identities = renewed;
-        (Self { settings, identities, capabilities, stamps }, swaps)
+        (Self { settings, capabilities, stamps }, swaps)
     }
 }
 
@@ -79,21 +74,22 @@ fn stamps(settings: &Settings) -> Stamps {
     Stamps::of(settings.listeners.iter().flat_map(|listener| listener.tls.files()))
 }
 
-/// Reads anew what says which clients are let in.
-fn reread_client_auth(listener: &mut ListenerSettings) -> Result<(), StartError> {
-    let Some(before) = &listener.tls.client_auth else { return Ok(()) };
-    let error = |source| StartError::ClientAuth { listener: listener.name.clone(), source };
-    let read = ClientAuth::load(before.settings()).map_err(error)?;
-    listener.tls.client_auth = Some(Arc::new(read));
-    Ok(())
-}
-
-/// Reads the certificate of a listener, and builds what a worker would build.
-fn load(listener: &ListenerSettings, settings: &Settings) -> Result<Arc<Identity>, StartError> {
-    let identity = Identity::load(&listener.tls.certificate)
-        .map_err(|source| StartError::Identity { listener: listener.name.clone(), source })?;
-    worker::try_out(listener, &identity, &settings.backends[listener.backend]).map_err(StartError::Listener)?;
-    Ok(Arc::new(identity))
+/// The listener with everything read anew that its files say: certificates, and which clients are let in. Builds what a
+/// worker would build.
+fn renewed(listener: &ListenerSettings, backends: &[backend::Settings]) -> Result<ListenerSettings, StartError> {
+    let mut renewed = listener.clone();
+    if let Some(before) = &listener.tls.client_auth {
+        let error = |source| StartError::ClientAuth { listener: listener.name.clone(), source };
+        renewed.tls.client_auth = Some(Arc::new(ClientAuth::load(before.settings()).map_err(error)?));
+    }
+    let identities = Table::load(&listener.tls.certificates).map_err(|errors| {
+        // The first says enough: the next reading names the others.
+        let source = errors.into_iter().next().unwrap_or(IdentityError::TooMany { count: 0 });
+        StartError::Identity { listener: listener.name.clone(), source }
+    })?;
+    renewed.tls.identities = Arc::new(identities);
+    worker::try_out(&renewed, backends).map_err(StartError::Listener)?;
+    Ok(renewed)
 }
 
 /// What the kernel can do: found out when the first listener wants to know.

@@ -19,6 +19,7 @@ use crate::guard::Clients;
 use crate::ktls;
 use crate::telemetry::{ListenerView, RingTelemetry, SnapshotView, WorkerMetrics};
 use crate::ticket::KeeperError;
+use crate::tls;
 use crate::tls::client_auth::ClientAuthError;
 use crate::tls::identity::{Identity, IdentityError};
 use crate::worker::{
@@ -221,11 +222,6 @@ impl Server {
         &self.settings
     }
 
-    /// The certificate of each listener in service.
-    pub(super) fn identities(&self) -> Vec<Arc<Identity>> {
-        self.snapshot.listeners.iter().map(|plan| Arc::clone(&plan.identity)).collect()
-    }
-
     /// What the files looked like from which the snapshot was made.
     pub(super) fn stamps(&self) -> &Stamps {
         &self.stamps
@@ -237,7 +233,7 @@ impl Server {
             name: plan.settings.name.clone(),
             address: *address,
             backend: plan.backend.name.clone(),
-            certificate_not_after: plan.identity.not_after(),
+            certificate_not_after: first_end(&plan.settings.tls),
         };
         SnapshotView {
             generation: self.snapshot.generation,
@@ -398,13 +394,14 @@ fn snapshot(
     clients: Arc<Clients>,
 ) -> Result<Snapshot, StartError> {
     let settings = &prepared.settings;
+    let backend = |index: &usize| settings.backends[*index].clone();
     let mut listeners = Vec::new();
-    for ((listener, identity), sockets) in settings.listeners.iter().zip(&prepared.identities).zip(groups) {
+    for (listener, sockets) in settings.listeners.iter().zip(groups) {
         listeners.push(ListenerPlan {
             settings: listener.clone(),
-            identity: Arc::clone(identity),
-            ticket_keys: tickets.of(listener, &settings.backends[listener.backend].name)?,
-            backend: settings.backends[listener.backend].clone(),
+            ticket_keys: tickets.of(listener, &settings.backends)?,
+            backend: backend(&listener.backend),
+            section_backends: listener.section_backends.iter().map(backend).collect(),
             sockets: *sockets,
         });
     }
@@ -417,6 +414,11 @@ fn snapshot(
         capabilities: Arc::clone(&prepared.capabilities),
         clients,
     })
+}
+
+/// The first last second of validity among the certificates of a listener.
+fn first_end(tls: &tls::Settings) -> SystemTime {
+    tls.identities.identities().iter().map(Identity::not_after).min().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn bind_remedy(error: &io::Error) -> &'static str {

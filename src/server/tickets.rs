@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
+use crate::backend;
 use crate::telemetry::{KeySource, RingStatus, RingTelemetry};
 use crate::ticket::{
     Keeper, KeeperError, Maintenance, Renewal, RingChange, RingShape, ScopeHash, ScopeKeys, Settings, Source,
     TicketSettings, UnixSeconds,
 };
-use crate::tls;
+use crate::tls::ServerName;
 use crate::worker;
 
 /// The ring, and who uses it.
@@ -81,10 +82,10 @@ impl Tickets {
     pub(super) fn of(
         &mut self,
         listener: &worker::ListenerSettings,
-        backend: &str,
+        backends: &[backend::Settings],
     ) -> Result<Option<Arc<ScopeKeys>>, KeeperError> {
         let Some(keeper) = &mut self.keeper else { return Ok(None) };
-        keeper.scope_at(scope(listener, backend), now()).map(Some)
+        keeper.scope_at(scope(listener, backends), now()).map(Some)
     }
 
     /// What happened to the ring, and what it is like.
@@ -183,20 +184,26 @@ fn shape(lifetime: Duration) -> Result<RingShape, KeeperError> {
     Ok(RingShape::new(RingShape::default().epoch_length(), Duration::from_secs(lifetime.as_secs()))?)
 }
 
-/// What a ticket is bound to: a session resumes only where the same policy and protocols apply and the same backend
-/// answers. Not the listener's name: one site often has several, such as one for IPv4 and one for IPv6.
+/// What a ticket is bound to: a session resumes only where the same versions, suites and protocols apply and the same
+/// backend answers. Not the listener's name: one site often has several, such as one for IPv4 and one for IPv6.
 /// `docs/ticket-ring.md` lists the fields.
-fn scope(listener: &worker::ListenerSettings, backend: &str) -> ScopeHash {
-    let policy = match listener.tls.policy {
-        tls::Policy::Modern => b"modern".as_slice(),
-        tls::Policy::Intermediate => b"intermediate",
-    };
+fn scope(listener: &worker::ListenerSettings, backends: &[backend::Settings]) -> ScopeHash {
+    let protocol = &listener.tls.protocol;
+    let (versions, suites) = (protocol.versions_text(), protocol.suites_text());
     let alpn = listener.tls.alpn.join(",");
     // Whom it lets in, down to the content of its files: a session must not get past a stricter policy than its own.
     let client_auth = listener.tls.client_auth.as_ref().map_or(b"off".as_slice(), |policy| policy.digest());
+    let backend = |index: usize| backends.get(index).map_or("", |backend| backend.name.as_str());
+    let mut sections = String::new();
+    for (section, index) in listener.tls.sections.iter().zip(&listener.section_backends) {
+        let names: Vec<_> = section.names.iter().map(ServerName::as_str).collect();
+        sections.extend([&names.join(","), "=", backend(*index), ";"]);
+    }
     ScopeHash::of(&[
-        ("backend", backend.as_bytes()),
-        ("policy", policy),
+        ("backend", backend(listener.backend).as_bytes()),
+        ("sections", sections.as_bytes()),
+        ("versions", versions.as_bytes()),
+        ("suites", suites.as_bytes()),
         ("alpn", alpn.as_bytes()),
         ("client_auth", client_auth),
     ])

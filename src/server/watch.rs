@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -18,6 +18,9 @@ const QUIET: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(2);
 /// How often the files are looked at where the kernel grants no watch.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// How far the times of files lag behind the clock: the kernel stamps them with the time of its last tick, of which there
+/// are a hundred a second at least.
+const CLOCK_TICK_MAX: Duration = Duration::from_millis(10);
 /// Links that are followed in one path, as the kernel has it (ELOOP).
 const LINKS_MAX: usize = 40;
 
@@ -169,6 +172,18 @@ impl Stamps {
         files.iter().any(|file| self.0.get(file) != other.0.get(file))
     }
 
+    /// Takes the files that have changed since `begun` for others than those that were read: for where they were read
+    /// first, and looked at afterwards.
+    pub(super) fn distrust_since(&mut self, begun: SystemTime) {
+        let begun =
+            begun.checked_sub(CLOCK_TICK_MAX).and_then(|begun| begun.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let Some(begun) = begun else { return };
+        let begun = (i64::try_from(begun.as_secs()).unwrap_or(i64::MAX), i64::from(begun.subsec_nanos()));
+        for stamp in self.0.values_mut() {
+            *stamp = stamp.filter(|stamp| stamp.changed < begun);
+        }
+    }
+
     fn has_changed(&self) -> bool {
         self.0.iter().any(|(file, stamp)| Stamp::of(file) != *stamp)
     }
@@ -285,6 +300,22 @@ mod tests {
         assert!(!watch.is_due(now), "not at rest yet");
         assert!(watch.is_due(now + QUIET));
         assert!(!watch.is_due(now + QUIET), "said once");
+    }
+
+    #[test]
+    fn change_between_reading_and_looking_is_not_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("edge.pem");
+        let begun = SystemTime::now();
+        fs::write(&file, "one").unwrap();
+        let mut stamps = Stamps::of([file.clone()]);
+        let mut watch = Watch::new();
+        stamps.distrust_since(begun + Duration::from_secs(60));
+        watch.follow(stamps.clone());
+        assert!(!watch.is_due(Instant::now() + LONGEST), "it was there before");
+        stamps.distrust_since(begun);
+        watch.follow(stamps);
+        assert!(watch.is_due(Instant::now() + QUIET));
     }
 
     #[test]

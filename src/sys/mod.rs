@@ -1,6 +1,7 @@
 //! System calls and OpenSSL functions that have no safe wrapper: the only unsafe code of the crate.
 
 pub mod allocator;
+pub mod certificate;
 pub mod cmsg;
 pub mod handover;
 pub mod kdf;

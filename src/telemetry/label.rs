@@ -82,6 +82,8 @@ label_enum! {
         Alpn = "alpn",
         /// The client's certificate is missing or was refused.
         ClientCertificate = "client_certificate",
+        /// No certificate for the server_name, or none asked for, where the listener refuses that.
+        ServerName = "server_name",
         /// Any other violation of the protocol.
         Protocol = "protocol",
         /// Closed before the first byte.

@@ -1,23 +1,39 @@
-//! What every handshake of a listener starts from: an OpenSSL context built from the listener's settings.
+//! What every handshake of a listener starts from: an OpenSSL context built from the listener's settings, and what is
+//! decided by the ClientHello.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
 use openssl::ssl::{
-    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVersion,
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVersion,
 };
 
-use super::client_hello::alpn_names;
-use super::identity::Identity;
+use super::client_hello::{ClientHello, alpn_names};
+use super::failure::Failure;
+use super::identity::{Identity, Table};
+use super::protocol::{Group, Protocol, openssl_name};
 use super::secrets;
-use super::settings::{Policy, Settings};
+use super::server_name::NameMap;
+use super::settings::{Settings, UnknownServerName};
+use crate::record::ProtocolVersion;
+use crate::sys::certificate;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
-/// The context of one listener.
+/// The context of one listener. A clone is the same context.
 ///
 /// Each worker builds its own: handshakes on a shared one contend for its reference count.
-pub struct Context {
+#[derive(Clone)]
+pub struct Context(Arc<Shared>);
+
+struct Shared {
     ssl: SslContext,
+    protocol: Protocol,
+    identities: Arc<Table>,
+    unknown_server_name: UnknownServerName,
+    /// Positions of sections.
+    sections: NameMap<usize>,
 }
 
 impl Context {
@@ -25,14 +41,10 @@ impl Context {
     ///
     /// # Errors
     /// When OpenSSL refuses a setting; the settings were checked before, so this is a bug or a crippled library.
-    pub fn build(
-        settings: &Settings,
-        identity: &Identity,
-        tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
-    ) -> Result<Self, ErrorStack> {
+    pub fn build(settings: &Settings, tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>) -> Result<Self, ErrorStack> {
         let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
-        set_protocol(&mut builder, settings.policy)?;
-        set_identity(&mut builder, identity)?;
+        set_protocol(&mut builder, &settings.protocol)?;
+        set_identities(&mut builder, &settings.identities)?;
         let until = settings.client_auth.as_ref().and_then(|client_auth| client_auth.lists_until());
         set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
         set_alpn(&mut builder, &settings.alpn);
@@ -40,33 +52,102 @@ impl Context {
             client_auth.install(&mut builder)?;
         }
         secrets::install(&mut builder);
-        Ok(Self { ssl: builder.build() })
+        let mut sections = NameMap::default();
+        for (position, section) in settings.sections.iter().enumerate() {
+            for name in &section.names {
+                sections.entry(name).or_insert(position);
+            }
+        }
+        Ok(Self(Arc::new(Shared {
+            ssl: builder.build(),
+            protocol: settings.protocol.clone(),
+            identities: Arc::clone(&settings.identities),
+            unknown_server_name: settings.unknown_server_name,
+            sections,
+        })))
     }
 
     /// A fresh SSL object in the server's role; fails when memory is short.
     pub(super) fn ssl(&self) -> Result<Ssl, ErrorStack> {
-        Ssl::new(&self.ssl)
+        let mut ssl = Ssl::new(&self.0.ssl)?;
+        if let Some(index) = self.0.choosing_index()? {
+            let identities = Arc::clone(&self.0.identities);
+            ssl.set_ex_data(index, Chosen { identities, position: AtomicUsize::new(0) });
+        }
+        Ok(ssl)
+    }
+
+    /// Decides by what the client offers, before OpenSSL gets to see it and before anything costly is done: the section
+    /// of its server_name, if one has it, and the certificate.
+    ///
+    /// # Errors
+    /// [`Failure::UnknownServerName`] and [`Failure::NoServerName`], where the listener refuses such clients.
+    pub(super) fn admit(&self, ssl: &SslRef, hello: &ClientHello) -> Result<Option<usize>, Failure> {
+        let context = &*self.0;
+        let refuses = context.unknown_server_name == UnknownServerName::Refuse;
+        let index = context.choosing_index().map_err(Failure::library)?;
+        if refuses || index.is_some() {
+            let choice = context.identities.choose(hello, context.protocol.version(hello.versions()));
+            if refuses && !choice.is_for_name {
+                let unknown = |name: &str| Failure::UnknownServerName(name.to_owned());
+                return Err(hello.server_name().map_or(Failure::NoServerName, unknown));
+            }
+            if let Some(chosen) = index.and_then(|index| ssl.ex_data(index)) {
+                chosen.position.store(choice.position, Ordering::Relaxed);
+            }
+        }
+        let name = hello.server_name().filter(|_| !context.sections.is_empty());
+        Ok(name.and_then(|name| context.sections.find(name).best().copied()))
     }
 }
 
-/// TLS 1.2: ECDHE with an AEAD, AES-128-GCM first; SHA-384 suites cost about 8 % more per handshake.
-const TLS12_SUITES: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:\
-    ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:\
-    ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
-const TLS13_SUITES: &str = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
-/// The post-quantum hybrid first; OpenSSL before 3.5 does not know it, where `?` lets it be passed over.
-const GROUPS: &str = "?X25519MLKEM768:X25519:P-256";
-const GROUPS_BEFORE_OPENSSL_35: &str = "X25519:P-256";
+impl Shared {
+    /// Where the handshakes keep their choice; none where there is nothing to choose.
+    fn choosing_index(&self) -> Result<Option<Index<Ssl, Chosen>>, ErrorStack> {
+        if self.identities.identities().len() > 1 { chosen_index().map(Some) } else { Ok(None) }
+    }
+}
 
-fn set_protocol(builder: &mut SslContextBuilder, policy: Policy) -> Result<(), ErrorStack> {
-    builder.set_min_proto_version(Some(match policy {
-        Policy::Modern => SslVersion::TLS1_3,
-        Policy::Intermediate => SslVersion::TLS1_2,
-    }))?;
-    builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
-    builder.set_cipher_list(TLS12_SUITES)?;
-    builder.set_ciphersuites(TLS13_SUITES)?;
-    builder.set_groups_list(GROUPS).or_else(|_| builder.set_groups_list(GROUPS_BEFORE_OPENSSL_35))?;
+/// The certificate that a handshake will present, if it comes to that: a resumption needs none.
+struct Chosen {
+    identities: Arc<Table>,
+    position: AtomicUsize,
+}
+
+fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
+    static INDEX: LazyLock<Result<Index<Ssl, Chosen>, ErrorStack>> = LazyLock::new(Ssl::new_ex_index);
+    INDEX.clone()
+}
+
+/// Runs within OpenSSL, in full handshakes of listeners with several certificates.
+fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
+    let Some(chosen) = ssl.ex_data(chosen_index()?) else { return Err(ErrorStack::get()) };
+    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position.load(Ordering::Relaxed));
+    match identities.identities().get(position) {
+        Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key()),
+        None => Err(ErrorStack::get()),
+    }
+}
+
+fn set_protocol(builder: &mut SslContextBuilder, protocol: &Protocol) -> Result<(), ErrorStack> {
+    let version = |version: &ProtocolVersion| match version {
+        ProtocolVersion::Tls12 => SslVersion::TLS1_2,
+        ProtocolVersion::Tls13 => SslVersion::TLS1_3,
+    };
+    builder.set_min_proto_version(Some(version(protocol.versions.start())))?;
+    builder.set_max_proto_version(Some(version(protocol.versions.end())))?;
+    let suites = |version: ProtocolVersion| {
+        let of_version = protocol.suites.iter().filter(|suite| suite.version == version);
+        of_version.map(|suite| openssl_name(suite)).collect::<Vec<_>>().join(":")
+    };
+    let tls12 = suites(ProtocolVersion::Tls12);
+    if !tls12.is_empty() {
+        builder.set_cipher_list(&tls12)?;
+    }
+    builder.set_ciphersuites(&suites(ProtocolVersion::Tls13))?;
+    set_groups(builder, &protocol.groups)?;
+    let signatures: Vec<_> = protocol.signature_algorithms.iter().map(|algorithm| algorithm.name).collect();
+    builder.set_sigalgs_list(&signatures.join(":"))?;
     // A client that puts ChaCha20 first has no AES instructions: it is worth more to it than AES is to us.
     builder.set_options(
         SslOptions::CIPHER_SERVER_PREFERENCE
@@ -77,13 +158,31 @@ fn set_protocol(builder: &mut SslContextBuilder, policy: Policy) -> Result<(), E
     Ok(())
 }
 
-fn set_identity(builder: &mut SslContextBuilder, identity: &Identity) -> Result<(), ErrorStack> {
-    let mut chain = identity.chain().iter();
-    if let Some(leaf) = chain.next() {
-        builder.set_certificate(leaf)?;
+/// OpenSSL before 3.5 does not know the post-quantum hybrids: it gets the list without them.
+fn set_groups(builder: &mut SslContextBuilder, groups: &[Group]) -> Result<(), ErrorStack> {
+    let list = |groups: &[Group]| groups.iter().map(|group| group.name()).collect::<Vec<_>>().join(":");
+    builder.set_groups_list(&list(groups)).or_else(|error| {
+        let classical: Vec<_> = groups.iter().copied().filter(|group| !group.is_post_quantum()).collect();
+        if classical.is_empty() { Err(error) } else { builder.set_groups_list(&list(&classical)) }
+    })
+}
+
+/// One certificate belongs to the context; of several each handshake gets its own.
+fn set_identities(builder: &mut SslContextBuilder, identities: &Table) -> Result<(), ErrorStack> {
+    match identities.identities() {
+        [only] => set_identity(builder, only),
+        _ => {
+            chosen_index()?;
+            certificate::set_certificate_callback(builder, present);
+            Ok(())
+        }
     }
-    for intermediate in chain {
-        builder.add_extra_chain_cert(intermediate.clone())?;
+}
+
+fn set_identity(builder: &mut SslContextBuilder, identity: &Identity) -> Result<(), ErrorStack> {
+    builder.set_certificate(identity.leaf())?;
+    for issuer in identity.issuers() {
+        builder.add_extra_chain_cert(issuer.to_owned())?;
     }
     builder.set_private_key(identity.key())?;
     builder.check_private_key()

@@ -48,6 +48,12 @@ pub enum Failure {
     /// The client's certificate does not count.
     #[error("client certificate refused: {0}")]
     ClientCertificate(Box<CertificateRefusal>),
+    /// The client asks for a name that no certificate has, where the listener refuses that.
+    #[error("no certificate for server_name {0:?}")]
+    UnknownServerName(String),
+    /// The client asks for no name, where the listener refuses that.
+    #[error("client asked for no server_name")]
+    NoServerName,
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String),
@@ -91,6 +97,7 @@ impl Failure {
             Self::NothingInCommon(_) => FailureReason::NothingInCommon,
             Self::NoCommonAlpn => FailureReason::Alpn,
             Self::ClientCertificateMissing | Self::ClientCertificate(_) => FailureReason::ClientCertificate,
+            Self::UnknownServerName(_) | Self::NoServerName => FailureReason::ServerName,
             Self::Protocol(_) => FailureReason::Protocol,
             Self::ClosedSilently => FailureReason::ClosedSilently,
             Self::Closed | Self::Io(_) => FailureReason::Closed,
@@ -116,6 +123,10 @@ impl Failure {
             Self::NotTls(_) => Some(AlertDescription::UnexpectedMessage),
             Self::RecordOverflow(_) => Some(AlertDescription::RecordOverflow),
             Self::TooLong => Some(AlertDescription::HandshakeFailure),
+            // RFC 6066 section 3.
+            Self::UnknownServerName(_) => Some(AlertDescription::UnrecognizedName),
+            // RFC 8446 section 9.2: what a server that demands the extension answers where it is missing.
+            Self::NoServerName => Some(AlertDescription::MissingExtension),
             // An alert means nothing to an HTTP client.
             _ => None,
         }

@@ -25,9 +25,11 @@ pub const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 
 /// A handshake in progress, in the server's role.
 pub struct Handshake {
+    context: Context,
     stream: SslStream<Wire>,
     awaited_hello: Awaited,
     client_hello: Option<ClientHello>,
+    section: Option<usize>,
     secrets: Option<Box<HandshakeSecrets>>,
     sent: SentRecords,
     received_bytes: usize,
@@ -58,6 +60,8 @@ pub struct Established {
     pub kind: HandshakeKind,
     /// The key-exchange group; none in a TLS 1.2 resumption.
     pub group: Option<String>,
+    /// The position of the section, among those of the listener, that the client's server_name belongs to.
+    pub section: Option<usize>,
     /// The ALPN protocol that was chosen.
     pub alpn: Option<Vec<u8>>,
     /// What became of the client's certificate; none where the client was not asked for one.
@@ -83,9 +87,11 @@ impl Handshake {
     pub fn new(context: &Context) -> Result<Self, Failure> {
         let stream = SslStream::new(context.ssl().map_err(Failure::library)?, Wire::default());
         Ok(Self {
+            context: context.clone(),
             stream: stream.map_err(Failure::library)?,
             awaited_hello: Awaited::new(),
             client_hello: None,
+            section: None,
             secrets: Some(Box::default()),
             sent: SentRecords::default(),
             received_bytes: 0,
@@ -156,6 +162,7 @@ impl Handshake {
         Ok(Established {
             kind,
             group: sys::ssl::group_name(ssl).filter(|_| has_key_exchange).map(str::to_owned),
+            section: self.section,
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             client_certificate: client_certificate(ssl, kind, self.has_expired_list),
             facts: Facts::of(self.stream),
@@ -172,7 +179,9 @@ impl Handshake {
                 return Ok(Progress::Continue);
             }
             if let Some(hello) = self.awaited_hello.take(self.stream.get_ref().exposed_record()) {
+                let admitted = self.context.admit(self.stream.ssl(), &hello);
                 self.client_hello = Some(hello);
+                self.section = admitted?;
             }
             let sent_from = self.stream.get_ref().output.len();
             let stream = &mut self.stream;

@@ -9,7 +9,9 @@ mod failure;
 mod handshake;
 pub mod identity;
 mod ja4;
+mod protocol;
 mod secrets;
+mod server_name;
 mod settings;
 
 pub use accept::accept;
@@ -18,4 +20,6 @@ pub use context::Context;
 pub use facts::Facts;
 pub use failure::Failure;
 pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};
-pub use settings::{CertificateFiles, Policy, Settings};
+pub use protocol::{Group, Policy, Protocol, SignatureAlgorithm, openssl_name};
+pub use server_name::{Found, NameMap, ServerName};
+pub use settings::{CertificateFiles, CertificateForm, CertificateSources, Section, Settings, UnknownServerName};

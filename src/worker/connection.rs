@@ -86,29 +86,23 @@ async fn phases(
         }
     };
     count(&established, worker);
+    let route = listener.route(established.section);
     let server_name = hello.as_ref().and_then(ClientHello::server_name);
     let ids = &worker.unique_ids;
-    let greeting = match proxy_header::compose(
-        listener.proxy_protocol,
-        &received,
-        &stream,
-        peer,
-        server_name,
-        &established,
-        ids,
-    ) {
-        Ok(greeting) => greeting,
-        Err(error) => {
-            tracing::debug!(listener = listener.name, %client, %error, "client has gone");
-            stream.close();
-            return CloseReason::ClientFailed;
-        }
-    };
+    let greeting =
+        match proxy_header::compose(route.proxy_protocol, &received, &stream, peer, server_name, &established, ids) {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                tracing::debug!(listener = listener.name, %client, %error, "client has gone");
+                stream.close();
+                return CloseReason::ClientFailed;
+            }
+        };
     // An idle connection must not hold on to what its beginning told.
     drop((received, hello));
     let handover = established.into_handover();
 
-    let dialled = backend::dial(&listener.servers, listener.connect_timeout, &watch, &worker.metrics).await;
+    let dialled = backend::dial(&route.servers, route.connect_timeout, &watch, &worker.metrics).await;
     let server = match dialled {
         Ok(server) => server,
         Err(DialError::Unavailable) => {
@@ -122,8 +116,8 @@ async fn phases(
             return CloseReason::BackendFailed;
         }
     };
-    if let Err(error) = backend::greet(&server, &greeting, listener.connect_timeout, &watch).await {
-        tracing::warn!(backend = listener.servers.name(), %client, %error, "server took no PROXY protocol header");
+    if let Err(error) = backend::greet(&server, &greeting, route.connect_timeout, &watch).await {
+        tracing::warn!(backend = route.servers.name(), %client, %error, "server took no PROXY protocol header");
         server.reset();
         stream.close();
         return CloseReason::BackendFailed;

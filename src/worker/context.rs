@@ -39,9 +39,10 @@ pub(super) struct WorkerContext {
 /// One listener as this worker serves it.
 pub(super) struct Listener {
     pub(super) name: String,
-    pub(super) servers: Rc<Servers>,
-    pub(super) connect_timeout: Duration,
-    pub(super) proxy_protocol: Option<proxy_protocol::Send>,
+    /// Where connections go.
+    pub(super) route: Rc<Route>,
+    /// Where those of each section go.
+    pub(super) section_routes: Vec<Rc<Route>>,
     pub(super) proxy_protocol_from: Option<Networks>,
     pub(super) kernel_tls: ktls::Settings,
     pub(super) capabilities: Arc<ktls::Capabilities>,
@@ -54,6 +55,13 @@ pub(super) struct Listener {
     pub(super) client_limits: Option<(Arc<Clients>, ClientLimits)>,
 }
 
+/// A backend as this worker sees it.
+pub(super) struct Route {
+    pub(super) servers: Servers,
+    pub(super) connect_timeout: Duration,
+    pub(super) proxy_protocol: Option<proxy_protocol::Send>,
+}
+
 /// A place among the connections of the worker, the listener and the client; dropped, it is free again.
 pub(super) struct Place {
     worker: Rc<WorkerContext>,
@@ -62,6 +70,11 @@ pub(super) struct Place {
 }
 
 impl Listener {
+    /// Where a connection goes whose server_name belongs to this section, or to none.
+    pub(super) fn route(&self, section: Option<usize>) -> &Route {
+        section.and_then(|section| self.section_routes.get(section)).unwrap_or(&self.route)
+    }
+
     /// Lets a client in, if its limits allow; the seat is its connection's as long as it is kept.
     pub(super) fn admit(&self, client: IpAddr, metrics: &WorkerMetrics) -> Result<Option<Seat>, RefusalReason> {
         let Some((clients, limits)) = &self.client_limits else { return Ok(None) };

@@ -76,6 +76,8 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Index into the list of backends.
     pub backend: usize,
+    /// The same for each section of `tls`, in their order.
+    pub section_backends: Vec<usize>,
     /// Largest number of open client connections per worker; none: those of the worker.
     pub connections_max: Option<usize>,
     /// What one client may have.

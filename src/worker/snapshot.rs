@@ -1,17 +1,18 @@
 //! What one configuration has the workers serve.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::WorkerError;
-use super::context::Listener;
+use super::context::{Listener, Route};
 use super::settings::ListenerSettings;
 use crate::backend::{self, Servers};
 use crate::guard::Clients;
 use crate::ktls;
 use crate::ticket::{ScopeKeys, TicketSettings};
-use crate::tls::{self, identity::Identity};
+use crate::tls;
 
 /// One configuration as the workers serve it: immutable, the same for all of them. A connection keeps what it was
 /// accepted under.
@@ -36,12 +37,12 @@ pub struct Snapshot {
 pub struct ListenerPlan {
     /// What it is configured with.
     pub settings: ListenerSettings,
-    /// Its certificate and key.
-    pub identity: Arc<Identity>,
     /// The keys of its tickets; none: no tickets.
     pub ticket_keys: Option<Arc<ScopeKeys>>,
     /// Where its connections go.
     pub backend: backend::Settings,
+    /// Where those of each section of its TLS go.
+    pub section_backends: Vec<backend::Settings>,
     /// The listening sockets that its connections come from.
     pub sockets: SocketGroup,
 }
@@ -79,12 +80,12 @@ impl Snapshot {
     ) -> Result<Version, WorkerError> {
         let settings = &plan.settings;
         let tickets = plan.ticket_keys.as_ref().map(|keys| (Arc::clone(keys), &self.tickets));
-        let tls = context(settings, &plan.identity, tickets)?;
+        let tls = context(settings, tickets)?;
+        let (route, section_routes) = routes(plan, worker)?;
         let listener = Listener {
             name: settings.name.clone(),
-            servers: Rc::new(Servers::new(&plan.backend, worker)?),
-            connect_timeout: plan.backend.connect_timeout,
-            proxy_protocol: plan.backend.proxy_protocol,
+            route,
+            section_routes,
             proxy_protocol_from: settings.proxy_protocol_from.clone(),
             kernel_tls: settings.kernel_tls,
             capabilities: Arc::clone(&self.capabilities),
@@ -98,26 +99,43 @@ impl Snapshot {
     }
 }
 
+/// The way to the backend of a listener and to that of each section. Sections of one backend share it, so that its
+/// servers take turns among all their connections.
+fn routes(plan: &ListenerPlan, worker: usize) -> Result<(Rc<Route>, Vec<Rc<Route>>), WorkerError> {
+    let mut known: HashMap<usize, Rc<Route>> = HashMap::new();
+    let mut route = |index: usize, backend: &backend::Settings| {
+        if let Some(route) = known.get(&index) {
+            return Ok(Rc::clone(route));
+        }
+        let servers = Servers::new(backend, worker)?;
+        let (connect_timeout, proxy_protocol) = (backend.connect_timeout, backend.proxy_protocol);
+        let route = Rc::new(Route { servers, connect_timeout, proxy_protocol });
+        known.insert(index, Rc::clone(&route));
+        Ok::<_, WorkerError>(route)
+    };
+    let default = route(plan.settings.backend, &plan.backend)?;
+    let sections = plan.settings.section_backends.iter().zip(&plan.section_backends);
+    let sections = sections.map(|(index, backend)| route(*index, backend)).collect::<Result<_, _>>()?;
+    Ok((default, sections))
+}
+
 /// Builds what a worker would build, and drops it again: so that a snapshot on which a worker would fail is found out
-/// before it is published.
+/// before it is published. `backends` are all that the settings point at.
 ///
 /// # Errors
 /// [`WorkerError`], as the worker would have it.
-pub fn try_out(
-    settings: &ListenerSettings,
-    identity: &Identity,
-    backend: &backend::Settings,
-) -> Result<(), WorkerError> {
-    context(settings, identity, None)?;
-    Servers::new(backend, 0)?;
+pub fn try_out(settings: &ListenerSettings, backends: &[backend::Settings]) -> Result<(), WorkerError> {
+    context(settings, None)?;
+    for index in std::iter::once(&settings.backend).chain(&settings.section_backends) {
+        Servers::new(&backends[*index], 0)?;
+    }
     Ok(())
 }
 
 fn context(
     settings: &ListenerSettings,
-    identity: &Identity,
     tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
 ) -> Result<tls::Context, WorkerError> {
-    tls::Context::build(&settings.tls, identity, tickets)
+    tls::Context::build(&settings.tls, tickets)
         .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })
 }

@@ -13,8 +13,10 @@ use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
+use openssl::pkcs12::Pkcs12;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
+use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Name};
 use tempfile::TempDir;
 
@@ -68,6 +70,31 @@ impl Folder {
         self.check_file("sluice.toml")
     }
 
+    /// Lets [`Folder::check_prepared`] have these lines in the place of `certificates`.
+    pub(crate) fn tls(&self, lines: &str) {
+        let usual = "certificates = [{ chain = \"edge.crt\", key = \"edge.key\" }]";
+        self.write("sluice.toml", good_with(usual, lines).as_bytes());
+    }
+
+    /// Lets [`Folder::check_prepared`] have these entries in `certificates`.
+    pub(crate) fn certificates(&self, entries: &str) {
+        self.tls(&format!("certificates = [{entries}]"));
+    }
+
+    /// Checks what was prepared, or else the good configuration.
+    pub(crate) fn check_prepared(&self) -> Outcome {
+        if self.path().join("sluice.toml").exists() { self.check_file("sluice.toml") } else { self.check(GOOD) }
+    }
+
+    /// Writes a PKCS #12 file with a key and its certificate.
+    pub(crate) fn archive(&self, name: &str, passphrase: &str) {
+        let key = ec_key();
+        let certificate = certificate(&key, "20200101000000Z", "20991231235959Z");
+        let mut builder = Pkcs12::builder();
+        let archive = builder.name("edge").pkey(&key).cert(&certificate).build2(passphrase).unwrap();
+        self.write_key(name, &archive.to_der().unwrap());
+    }
+
     pub(crate) fn check_file(&self, name: &str) -> Outcome {
         let mut command = Command::cargo_bin("sluice").unwrap();
         let output = command.current_dir(self.path()).args(["check", "--config", name]).output().unwrap();
@@ -115,6 +142,9 @@ fn build(
     builder.set_not_before(&Asn1Time::from_str(not_before).unwrap()).unwrap();
     builder.set_not_after(&Asn1Time::from_str(not_after).unwrap()).unwrap();
     builder.set_pubkey(key).unwrap();
+    let mut names = SubjectAlternativeName::new();
+    let names = names.dns(subject).dns(&format!("*.{subject}")).build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(names).unwrap();
     builder.sign(issuer.1, digest).unwrap();
     builder.build()
 }

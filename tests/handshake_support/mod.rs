@@ -16,8 +16,10 @@ use openssl::ssl::{
     ErrorCode, ShutdownState, Ssl, SslContext, SslMethod, SslSession, SslSessionCacheMode, SslStream, SslVersion,
 };
 use sluice::ticket::TicketSettings;
-use sluice::tls::identity::Identity;
-use sluice::tls::{CertificateFiles, Context, Handshake, Policy, Settings};
+use sluice::tls::identity::Table;
+use sluice::tls::{
+    CertificateFiles, CertificateSources, Context, Handshake, Policy, Protocol, Settings, UnknownServerName,
+};
 
 use certificate::KeyKind;
 
@@ -25,13 +27,19 @@ use certificate::KeyKind;
 pub fn listener(key: KeyKind) -> Context {
     let directory = tempfile::tempdir().unwrap();
     let files = certificate::issue(directory.path(), key);
-    let certificate = CertificateFiles { chain: files.chain, key: files.key };
-    let identity = Identity::load(&certificate).unwrap();
-    let settings =
-        Settings { policy: Policy::Intermediate, certificate, alpn: vec!["http/1.1".into()], client_auth: None };
+    let certificates = CertificateSources::one(CertificateFiles::pem(files.chain, files.key));
+    let settings = Settings {
+        protocol: Protocol::of(Policy::Intermediate),
+        identities: Arc::new(Table::load(&certificates).unwrap()),
+        certificates,
+        unknown_server_name: UnknownServerName::Default,
+        alpn: vec!["http/1.1".into()],
+        client_auth: None,
+        sections: Vec::new(),
+    };
     let now = ticket_common::real_now();
     let keys = ticket_common::keys_at(&ticket_common::new_ring(now), ticket_common::scope("edge"), now);
-    Context::build(&settings, &identity, Some((keys, &TicketSettings::default()))).unwrap()
+    Context::build(&settings, Some((keys, &TicketSettings::default()))).unwrap()
 }
 
 /// Sends a server's flight away: what there is to send, and nothing is left.

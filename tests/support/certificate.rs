@@ -33,25 +33,70 @@ pub(crate) struct Files {
 
 /// Issues a certificate into `directory`.
 pub(crate) fn issue(directory: &Path, kind: KeyKind) -> Files {
-    let (ca, ca_key) = authority();
     let key = match kind {
         KeyKind::EcdsaP256 => p256_key(),
-        KeyKind::Rsa2048 => PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap(),
+        KeyKind::Rsa2048 => rsa_key(),
     };
-    let mut builder = begin(SERVER_NAME, &key);
-    builder.set_issuer_name(ca.subject_name()).unwrap();
-    let names =
-        SubjectAlternativeName::new().dns(SERVER_NAME).ip("127.0.0.1").build(&builder.x509v3_context(Some(&ca), None));
-    builder.append_extension(names.unwrap()).unwrap();
-    builder.append_extension(BasicConstraints::new().critical().build().unwrap()).unwrap();
-    builder.sign(&ca_key, MessageDigest::sha256()).unwrap();
-    let files =
-        Files { ca: directory.join("ca.pem"), chain: directory.join("server.pem"), key: directory.join("server.key") };
-    std::fs::write(&files.ca, ca.to_pem().unwrap()).unwrap();
-    std::fs::write(&files.chain, builder.build().to_pem().unwrap()).unwrap();
-    std::fs::write(&files.key, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
-    std::fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
-    files
+    let authority = Authority::new();
+    let (chain, key) = authority.issue(directory, "server", &key, &[SERVER_NAME]);
+    Files { ca: authority.write(directory), chain, key }
+}
+
+/// A certificate authority of the test.
+pub(crate) struct Authority {
+    certificate: X509,
+    key: PKey<Private>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let (certificate, key) = authority();
+        Self { certificate, key }
+    }
+
+    /// Writes its own certificate into the directory, for clients to trust.
+    pub(crate) fn write(&self, directory: &Path) -> PathBuf {
+        let path = directory.join("ca.pem");
+        std::fs::write(&path, self.certificate.to_pem().unwrap()).unwrap();
+        path
+    }
+
+    /// A certificate with `stem` as its common name, for these DNS names and for 127.0.0.1.
+    pub(crate) fn certify(&self, stem: &str, key: &PKey<Private>, names: &[&str]) -> X509 {
+        let ca = &self.certificate;
+        let mut builder = begin(stem, key);
+        builder.set_issuer_name(ca.subject_name()).unwrap();
+        let mut alternative = SubjectAlternativeName::new();
+        alternative.ip("127.0.0.1");
+        for name in names {
+            alternative.dns(name);
+        }
+        let alternative = alternative.build(&builder.x509v3_context(Some(ca), None)).unwrap();
+        builder.append_extension(alternative).unwrap();
+        builder.append_extension(BasicConstraints::new().critical().build().unwrap()).unwrap();
+        builder.sign(&self.key, MessageDigest::sha256()).unwrap();
+        builder.build()
+    }
+
+    /// [`Authority::certify`], written into `STEM.pem` and `STEM.key`.
+    pub(crate) fn issue(
+        &self,
+        directory: &Path,
+        stem: &str,
+        key: &PKey<Private>,
+        names: &[&str],
+    ) -> (PathBuf, PathBuf) {
+        let (chain, key_path) = (directory.join(format!("{stem}.pem")), directory.join(format!("{stem}.key")));
+        std::fs::write(&chain, self.certify(stem, key, names).to_pem().unwrap()).unwrap();
+        write_key(&key_path, &key.private_key_to_pem_pkcs8().unwrap());
+        (chain, key_path)
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub(crate) fn write_key(path: &Path, content: &[u8]) {
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 fn authority() -> (X509, PKey<Private>) {
@@ -84,7 +129,11 @@ fn name(common_name: &str) -> openssl::x509::X509Name {
     name.build()
 }
 
-fn p256_key() -> PKey<Private> {
+pub(crate) fn p256_key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+}
+
+pub(crate) fn rsa_key() -> PKey<Private> {
+    PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap()
 }

@@ -22,6 +22,7 @@ use super::suite::{Suite, Version};
 pub(crate) struct Client {
     address: SocketAddr,
     ca: PathBuf,
+    server_name: &'static str,
     version: Option<Version>,
     suite: Option<Suite>,
     groups: Option<&'static str>,
@@ -58,6 +59,7 @@ impl Client {
         Self {
             address,
             ca: ca.to_owned(),
+            server_name: SERVER_NAME,
             version: None,
             suite: None,
             groups: None,
@@ -67,6 +69,11 @@ impl Client {
             source: None,
             identity: None,
         }
+    }
+
+    /// Asks for this name, and insists on a certificate for it.
+    pub(crate) fn server_name(self, server_name: &'static str) -> Self {
+        Self { server_name, ..self }
     }
 
     pub(crate) fn version(self, version: Version) -> Self {
@@ -134,7 +141,7 @@ impl Client {
         if !self.alpn.is_empty() {
             ssl.set_alpn_protos(&self.alpn).unwrap();
         }
-        match ssl.connect(SERVER_NAME, wire) {
+        match ssl.connect(self.server_name, wire) {
             Ok(stream) => Ok(Tls { stream, secrets }),
             Err(HandshakeError::Failure(stream)) => Err(Refusal::of(stream.error())),
             Err(error) => panic!("handshake neither completed nor failed: {error}"),

@@ -25,6 +25,10 @@ pub(crate) struct Options {
     pub(crate) policy: &'static str,
     pub(crate) key: KeyKind,
     pub(crate) alpn: Vec<&'static str>,
+    /// Lines of `[listener.tls]` in the place of the usual certificate.
+    pub(crate) certificates: Option<String>,
+    /// What stands behind `[listener.tls]`: sections of the listener, and more backends.
+    pub(crate) sections: String,
     pub(crate) workers: usize,
     pub(crate) io: &'static str,
     pub(crate) kernel_tls: String,
@@ -59,6 +63,8 @@ impl Default for Options {
             policy: "intermediate",
             key: KeyKind::EcdsaP256,
             alpn: vec!["http/1.1"],
+            certificates: None,
+            sections: String::new(),
             workers: 1,
             io: "auto",
             // The same tests prove the other engines: SLUICE_TEST_KERNEL_TLS=always cargo test
@@ -305,9 +311,10 @@ close_timeout = "{close}ms"
 {listener}
 [listener.tls]
 policy = "{policy}"
-certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]
+{certificates}
 alpn = {alpn:?}
 {tls_lines}
+{sections}
 
 [[backend]]
 name = "app"
@@ -336,8 +343,10 @@ connect_timeout = "{connect}ms"
         tls_lines = options.tls_lines,
         backend_lines = options.backend_lines,
         policy = options.policy,
-        chain = files.chain,
-        key = files.key,
+        certificates = options.certificates.clone().unwrap_or_else(|| {
+            format!("certificates = [ {{ chain = {:?}, key = {:?} }} ]", files.chain, files.key)
+        }),
+        sections = options.sections,
         alpn = options.alpn,
         handshake = options.handshake_timeout.as_millis(),
         idle = options.idle_timeout.as_millis(),

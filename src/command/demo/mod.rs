@@ -36,6 +36,8 @@ pub struct Arguments {
 enum DemoError {
     #[error("throw-away certificate: {0}")]
     Certificate(#[from] openssl::error::ErrorStack),
+    #[error("throw-away certificate: {0}")]
+    Identity(String),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -63,7 +65,7 @@ fn demo(arguments: &Arguments) -> Result<(), DemoError> {
     let authority = directory.write("ca.pem", &certificates.authority)?;
     let chain = directory.write("server.pem", &certificates.chain)?;
     let key = directory.write("server.key", &certificates.key)?;
-    let settings = settings(arguments.listen, backend::start()?, chain, key);
+    let settings = settings(arguments.listen, backend::start()?, chain, key)?;
     let mut server = Server::start(&settings)?;
     let address = server.addresses().first().copied().unwrap_or(arguments.listen);
 
@@ -125,8 +127,11 @@ fn wait_for_stop() -> Result<(), DemoError> {
     })?)
 }
 
-fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBuf) -> Settings {
-    Settings {
+fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBuf) -> Result<Settings, DemoError> {
+    let certificates = tls::CertificateSources::one(tls::CertificateFiles::pem(chain, key));
+    let identities = tls::identity::Table::load(&certificates);
+    let identities = identities.map_err(|errors| DemoError::Identity(format!("{errors:?}")))?;
+    Ok(Settings {
         workers: worker::Settings::for_cpus(vec![0]),
         admin: admin::Settings::default(),
         tickets: ticket::Settings { ring: None, key_files: Vec::new(), lifetime: Duration::from_secs(3600), count: 2 },
@@ -136,11 +141,15 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
             backend: 0,
             connections_max: None,
             client_limits: None,
+            section_backends: Vec::new(),
             tls: tls::Settings {
-                policy: tls::Policy::Intermediate,
-                certificate: tls::CertificateFiles { chain, key },
+                protocol: tls::Protocol::of(tls::Policy::Intermediate),
+                certificates,
+                identities: Arc::new(identities),
+                unknown_server_name: tls::UnknownServerName::Default,
                 alpn: vec!["http/1.1".into()],
                 client_auth: None,
+                sections: Vec::new(),
             },
             kernel_tls: ktls::Settings {
                 mode: ktls::Mode::Auto,
@@ -161,7 +170,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
         tracked_clients_max: Clients::TRACKED_MAX,
         drain_timeout: Duration::from_secs(1),
         shown: Arc::new(Configuration::none()),
-    }
+    })
 }
 
 /// A directory for the demo's files that only this user may enter; dropped, it is removed.

@@ -11,7 +11,7 @@ use crate::tls::identity::Identity;
 const RENEWAL_DUE: Duration = Duration::from_secs(30 * DAY_SECONDS);
 const DAY_SECONDS: u64 = 24 * 3600;
 
-/// The certificate of a listener.
+/// The certificate of a listener, of several the one that ends first.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
     pub(super) listener: String,
@@ -20,12 +20,12 @@ pub(super) struct Certificate {
 }
 
 impl Certificate {
-    /// Those that can be read: what is wrong with the others is among the diagnostics.
+    /// Those of the listeners: what is wrong with certificates that cannot be read is among the diagnostics.
     pub(super) fn read_all(settings: Option<&Settings>) -> Vec<Self> {
         let listeners = settings.map_or(&[][..], |settings| &settings.listeners);
         let read = |listener: &crate::worker::ListenerSettings| {
-            let identity = Identity::load(&listener.tls.certificate).ok()?;
-            Some(Self { listener: listener.name.clone(), not_after: identity.not_after() })
+            let ends = listener.tls.identities.identities().iter().map(Identity::not_after);
+            Some(Self { listener: listener.name.clone(), not_after: ends.min()? })
         };
         listeners.iter().filter_map(read).collect()
     }

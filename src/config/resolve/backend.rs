@@ -137,11 +137,10 @@ fn check_server(
 /// A backend that no listener names is probably a slip. Not said where a listener names one that does not exist: that
 /// is the slip then.
 pub(super) fn warn_unused(backends: &[Resolved], listeners: &[Spanned<raw::Listener>], report: &mut Report) {
-    let used: Vec<&String> = listeners
-        .iter()
-        .filter_map(|listener| listener.get_ref().backend.written())
-        .filter_map(|(_, name)| name.ok())
-        .collect();
+    let listeners = listeners.iter().map(Spanned::get_ref);
+    let sections = listeners.clone().flat_map(|listener| listener.server_name.iter().map(Spanned::get_ref));
+    let fields = listeners.map(|listener| &listener.backend).chain(sections.map(|section| &section.backend));
+    let used: Vec<&String> = fields.filter_map(|backend| backend.written()?.1.ok()).collect();
     let named = || backends.iter().filter_map(|backend| backend.name.as_ref());
     if used.iter().any(|name| !named().any(|(other, _)| other == *name)) {
         return;

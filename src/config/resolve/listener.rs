@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use crate::ktls;
 use crate::network::Networks;
-use crate::tls::{self, Policy};
+use crate::tls::{self, UnknownServerName};
 use crate::worker::{ListenerSettings, Timeouts};
 
 use super::super::diagnostic::Diagnostic;
@@ -16,7 +16,7 @@ use super::super::near::nearest;
 use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
-use super::{Environment, backend, certificate, check_port, client_auth, guard, name, overlaps};
+use super::{Environment, backend, certificate, check_port, client_auth, guard, name, overlaps, protocol, server_name};
 
 /// A listener of the file, as far as it could be read.
 pub(super) struct Resolved {
@@ -88,6 +88,7 @@ fn settings(
     let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);
     let proxy_protocol_from = proxy_protocol_from(raw, report);
     let tls = tls(raw, table, environment, report);
+    let section_backends = section_backends(raw, backend, backends, report);
     let (backend, tls) = (backend?, tls?);
     Some(move |name, address| ListenerSettings {
         name,
@@ -95,6 +96,7 @@ fn settings(
         backend,
         connections_max,
         client_limits,
+        section_backends,
         tls,
         kernel_tls,
         records_per_key,
@@ -131,12 +133,32 @@ fn backend(
     report: &mut Report,
 ) -> Option<usize> {
     let help = "name one of the [[backend]] sections: backend = \"app\"";
-    let (name, span) = report.required(table, "backend", &raw.backend, help)?;
-    let position = backends.iter().position(|backend| backend.name.as_ref().is_some_and(|(other, _)| *other == name));
+    let named = report.required(table, "backend", &raw.backend, help)?;
+    find_backend(&named, backends, report)
+}
+
+/// The backend of each section `[[listener.server_name]]`.
+fn section_backends(
+    raw: &raw::Listener,
+    default: Option<usize>,
+    backends: &[backend::Resolved],
+    report: &mut Report,
+) -> Vec<usize> {
+    let mut found = Vec::new();
+    for section in &raw.server_name {
+        let own = report.get(&section.get_ref().backend).map(|named| find_backend(&named, backends, report));
+        // Where there is none an error was reported.
+        found.push(own.unwrap_or(default).unwrap_or_default());
+    }
+    found
+}
+
+fn find_backend((name, span): &Written<String>, backends: &[backend::Resolved], report: &mut Report) -> Option<usize> {
+    let position = backends.iter().position(|backend| backend.name.as_ref().is_some_and(|(other, _)| other == name));
     // Where a backend is missing or has no readable name, that was said already.
     let is_complete = !backends.is_empty() && backends.iter().all(|backend| backend.name.is_some());
     if position.is_none() && is_complete {
-        no_such_backend(&name, &span, backends, report);
+        no_such_backend(name, span, backends, report);
     }
     position
 }
@@ -187,17 +209,22 @@ fn tls(
     environment: &Environment,
     report: &mut Report,
 ) -> Option<tls::Settings> {
+    let sections = server_name::resolve(&raw.server_name, report);
     let Some(section) = &raw.tls else {
         report.missing(table, "tls", "add a section [listener.tls] with certificates = [ { chain = .., key = .. } ]");
         return None;
     };
     let raw = section.get_ref();
-    let policy = report.get_or(&raw.policy, Policy::Intermediate);
+    let protocol = protocol::resolve(raw, report);
     let alpn = alpn(raw, report);
+    let unknown_server_name = report.get_or(&raw.unknown_server_name, UnknownServerName::Default);
     let client_auth = client_auth::resolve(raw, environment, report);
-    let certificate = certificate::resolve(raw, &section.span(), environment, report)?;
+    let (certificates, identities) = certificate::resolve(raw, &section.span(), environment, report)?;
     let client_auth = client_auth?;
-    Some(tls::Settings { policy, certificate, alpn, client_auth })
+    server_name::warn_uncovered(&sections, &identities, report);
+    protocol::warn_unusable(&protocol, &identities, &section.span(), report);
+    let sections = sections.into_iter().map(|section| section.settings).collect();
+    Some(tls::Settings { protocol, certificates, identities, unknown_server_name, alpn, client_auth, sections })
 }
 
 /// RFC 7301 section 3.1: names of 1 to 255 bytes.

@@ -6,6 +6,8 @@ mod certificate;
 mod client_auth;
 mod guard;
 mod listener;
+mod protocol;
+mod server_name;
 mod tickets;
 mod worker;
 
