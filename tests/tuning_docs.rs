@@ -40,6 +40,19 @@ fn page_of_tuning_names_every_profile() {
     }
 }
 
+/// What it measures takes root and minutes; that it can be started does not.
+#[test]
+fn measurements_that_the_page_shows_can_be_asked_for() {
+    let measure = root().join("tuning/measure");
+    let output = Command::new("python3").arg(&measure).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for name in ["congestion", "notsent-lowat-cost", "slow-start-after-idle", "wmem", "somaxconn", "migrate-req"] {
+        assert!(help.contains(name), "{name}: {help}");
+    }
+    let output = Command::new("python3").arg(&measure).arg("nothing").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
 fn knobs() -> Vec<Table> {
     let table: Table = read("tuning/knobs.toml").parse().unwrap();
     table["knob"].as_array().unwrap().iter().map(|knob| knob.as_table().unwrap().clone()).collect()

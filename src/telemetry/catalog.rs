@@ -97,6 +97,7 @@ pub fn all() -> Vec<Metric> {
         reloads,
         swaps,
         upgrades_failed,
+        certificate_not_after(),
         workers(),
         worker_connections_open(),
     ];
@@ -279,6 +280,17 @@ fn ticket_ring_standing(facts: Option<&RingFacts>) -> (Metric, Vec<Sample>) {
     };
     let samples = facts.map(|facts| names.map(|name| sample(facts, name)).collect());
     (metric, samples.unwrap_or_default())
+}
+
+/// When certificates end.
+pub(super) fn certificate_not_after() -> Metric {
+    Metric {
+        subject: "sluice_certificate_not_after_time",
+        unit: Some(Unit::Seconds),
+        kind: MetricKind::Gauge,
+        help: "When the certificate of a listener ends, in seconds since 1970-01-01 UTC",
+        labels: vec![per_process("listener", "the name of the listener")],
+    }
 }
 
 /// Workers by state.

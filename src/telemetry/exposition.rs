@@ -68,6 +68,7 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         catalog::reloads(&process.reloads),
         catalog::certificate_swaps(&process.reloads),
         catalog::upgrades_failed(&process.reloads),
+        (catalog::certificate_not_after(), certificate_ends(process)),
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
     ];
@@ -102,6 +103,14 @@ fn connections_by_worker(process: &Process) -> Vec<Sample> {
         sample([("worker", index.to_string().as_str())], worker.metrics.connections_open.value().into())
     };
     workers.map(one).collect()
+}
+
+fn certificate_ends(process: &Process) -> Vec<Sample> {
+    let snapshot = process.snapshot.load();
+    let end = |listener: &super::process::ListenerView| {
+        sample([("listener", listener.name.as_str())], unix_seconds(listener.certificate_not_after))
+    };
+    snapshot.listeners.iter().map(end).collect()
 }
 
 fn sample<const N: usize>(labels: [(&'static str, &str); N], value: i128) -> Sample {
