@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use foreign_types_shared::ForeignTypeRef;
+use monoio::net::TcpStream;
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslRef, SslSessionRef};
 
@@ -30,6 +31,12 @@ pub(crate) fn group_name(ssl: &SslRef) -> Option<String> {
     // it is copied before `ssl` can change.
     let name = unsafe { CStr::from_ptr(name) };
     Some(name.to_string_lossy().into_owned())
+}
+
+/// The descriptor of a stream, which monoio gives as a number only.
+pub(crate) fn borrow(stream: &TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the stream keeps its descriptor open for as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
 /// Sends `payload` as one record of `content_type` through a socket whose records the kernel protects; never waits.

@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, Socket as NewSocket, Type};
 
 use crate::engine::kernel_tls;
 use crate::result::ErrorClass;
+use crate::sys;
 
 /// Bytes that one receive can take, and that are collected before a send.
 pub const BOX_BYTES: usize = 256 * 1024;
@@ -363,7 +364,7 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.stream {
-            Some(stream) => stream.as_fd(),
+            Some(stream) => sys::borrow(stream),
             None => unreachable!("the stream goes when the socket does"),
         }
     }
