@@ -3,7 +3,7 @@
 mod absence;
 mod bug;
 pub mod control;
-mod cost;
+mod driver;
 pub mod install;
 pub mod policy;
 pub mod probe;
@@ -12,7 +12,6 @@ mod settings;
 pub use crate::telemetry::kernel_tls::Statistics;
 pub use absence::Absence;
 pub use bug::{KnownBug, Reach, known_bugs};
-pub use cost::CipherCost;
 pub use install::{Direction, InstallError, attach_ulp, install};
 pub use policy::{Candidate, Decision, KeepReason, RequirementUnmet};
 pub use probe::{Capabilities, probe};

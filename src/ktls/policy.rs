@@ -153,7 +153,6 @@ impl Settings {
 mod tests {
     use super::super::absence::Absence;
     use super::super::bug;
-    use super::super::cost::CipherCost;
     use super::super::probe::SuiteSupport;
     use super::super::settings::Bulk;
     use super::*;
@@ -174,7 +173,7 @@ mod tests {
             kernel: "7.2.12".to_owned(),
             absent: None,
             suites: vec![suite],
-            cipher_costs: Vec::new(),
+            aes_gcm_driver: None,
             rekey_transmit: true,
             rekey_receive: true,
             transmit_payload_limit: false,
@@ -250,14 +249,15 @@ mod tests {
 
     #[test]
     fn slow_cipher_is_kept_by_auto_and_taken_by_who_demands_it() {
-        let cost = CipherCost { aead: Aead::Aes128Gcm, percent_of_userspace: 360, driver: None };
-        let capabilities = Capabilities { cipher_costs: vec![cost.clone()], ..capable() };
+        let driver = Some("gcm_base(ctr(aes-lib),ghash-lib)".to_owned());
+        let capabilities = Capabilities { aes_gcm_driver: driver, ..capable() };
         assert_eq!(AUTO.decide(&capabilities, &bulky()), Decision::Keep(KeepReason::SlowCipher));
         assert!(!KeepReason::SlowCipher.may_change());
         assert_eq!(ALWAYS.decide(&capabilities, &bulky()), Decision::Promote);
         assert_eq!(REQUIRED.decide(&capabilities, &bulky()), Decision::Promote);
-        let fast = CipherCost { percent_of_userspace: 120, ..cost };
-        let capabilities = Capabilities { cipher_costs: vec![fast], ..capable() };
+        assert!(!capabilities.is_slow(Aead::ChaCha20Poly1305), "the driver is about AES");
+        let driver = Some("generic-gcm-aesni-avx".to_owned());
+        let capabilities = Capabilities { aes_gcm_driver: driver, ..capable() };
         assert_eq!(AUTO.decide(&capabilities, &bulky()), Decision::Promote);
     }
 

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use super::absence::{Absence, KernelFacts};
 use super::bug::{KnownBug, Reach, known_bugs};
 use super::control::{self, KeyUpdateRequest, Received, content_type};
-use super::cost::{self, CipherCost};
+use super::driver;
 use super::install::{Direction, InstallError, attach_ulp, install, limit_transmit_payload};
 use crate::record::{Aead, KeyMaterial, ProtocolVersion, TrafficKeys};
 
@@ -26,8 +26,8 @@ pub struct Capabilities {
     pub absent: Option<Absence>,
     /// One entry for each version and algorithm that Sluice negotiates.
     pub suites: Vec<SuiteSupport>,
-    /// What sealing costs with each algorithm that the kernel has, where it could be measured.
-    pub cipher_costs: Vec<CipherCost>,
+    /// The kernel's implementation of AES-GCM, where it tells.
+    pub aes_gcm_driver: Option<String>,
     /// Whether the keys of a TLS 1.3 direction that sends can be replaced.
     pub rekey_transmit: bool,
     /// Whether the keys of a TLS 1.3 direction that receives can be replaced.
@@ -70,7 +70,7 @@ impl Capabilities {
             kernel: kernel.to_owned(),
             absent: Some(absence),
             suites: Vec::new(),
-            cipher_costs: Vec::new(),
+            aes_gcm_driver: None,
             rekey_transmit: false,
             rekey_receive: false,
             transmit_payload_limit: false,
@@ -90,9 +90,14 @@ impl Capabilities {
         })
     }
 
-    /// Whether the kernel takes so long for this algorithm that userspace is the cheaper way.
+    /// Whether the kernel lacks what makes this algorithm fast on this CPU, so that userspace is the cheaper way.
     pub fn is_slow(&self, aead: Aead) -> bool {
-        self.cipher_costs.iter().any(|cost| cost.aead == aead && cost.is_slow())
+        matches!(aead, Aead::Aes128Gcm | Aead::Aes256Gcm) && self.lacks_aes_driver()
+    }
+
+    /// Whether the kernel seals AES-GCM in C.
+    pub fn lacks_aes_driver(&self) -> bool {
+        self.aes_gcm_driver.as_deref().is_some_and(driver::is_slow)
     }
 
     /// Whether the keys of a promoted direction can be replaced; never in TLS 1.2, which has no KeyUpdate.
@@ -123,14 +128,12 @@ impl fmt::Display for Capabilities {
             let (transmit, receive) = (yes(suite.transmit), yes(suite.receive));
             writeln!(f, "  TLS {version} {aead:<17}  transmit {transmit:<3}  receive {receive}")?;
         }
-        for cost in &self.cipher_costs {
-            let driver = cost.driver.as_deref().unwrap_or("driver unknown");
-            let (aead, percent) = (aead_name(cost.aead), cost.percent_of_userspace);
-            writeln!(f, "  {aead:<17}          sealing costs {percent} % of userspace ({driver})")?;
-            if cost.is_slow() {
+        if let Some(driver) = &self.aes_gcm_driver {
+            writeln!(f, "  AES-GCM driver              {driver}")?;
+            if driver::is_slow(driver) {
                 writeln!(
                     f,
-                    "    kept in userspace under kernel_tls = \"auto\"; remedy: load the driver of the CPU's AES"
+                    "    kernel_tls = \"auto\" keeps AES-GCM in userspace; remedy: load the driver of the CPU's AES"
                 )?;
             }
         }
@@ -160,7 +163,7 @@ pub fn probe() -> Capabilities {
             absent: None,
             suites: VERSIONS.iter().flat_map(|&version| AEADS.map(|aead| probe_suite(version, aead))).collect(),
             // Behind the suites: the first use of an algorithm loads its module.
-            cipher_costs: AEADS.iter().filter_map(|&aead| cost::measure(aead)).collect(),
+            aes_gcm_driver: driver::of_aes_gcm(),
             rekey_transmit: probe_rekey_transmit().unwrap_or(false),
             rekey_receive: probe_rekey_receive().unwrap_or(false),
             transmit_payload_limit: probe_payload_limit().unwrap_or(false),
@@ -249,26 +252,26 @@ fn probe_payload_limit() -> Result<bool, InstallError> {
 }
 
 /// Keys for loopback, told apart by `generation`; nothing secret is sent under them.
-pub(super) fn keys(version: ProtocolVersion, aead: Aead, generation: u8) -> TrafficKeys {
+fn keys(version: ProtocolVersion, aead: Aead, generation: u8) -> TrafficKeys {
     let key = [generation; 32];
     TrafficKeys { version, aead, key: KeyMaterial::new(&key[..aead.key_len()]), iv: [generation; 12], sequence: 0 }
 }
 
 /// Two ends of a loopback connection with kernel TLS attached.
-pub(super) struct Pair {
-    pub(super) sender: TcpStream,
-    pub(super) receiver: TcpStream,
+struct Pair {
+    sender: TcpStream,
+    receiver: TcpStream,
 }
 
 impl Pair {
-    pub(super) fn attached() -> Result<Self, InstallError> {
+    fn attached() -> Result<Self, InstallError> {
         let pair = Self::connected().map_err(InstallError::Other)?;
         attach_ulp(pair.sender.as_fd())?;
         attach_ulp(pair.receiver.as_fd())?;
         Ok(pair)
     }
 
-    pub(super) fn connected() -> io::Result<Self> {
+    fn connected() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let sender = TcpStream::connect(listener.local_addr()?)?;
         let own_address = sender.local_addr()?;
@@ -324,7 +327,7 @@ fn version_label<S: Serializer>(version: &ProtocolVersion, serializer: S) -> Res
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-pub(super) fn aead_label<S: Serializer>(aead: &Aead, serializer: S) -> Result<S::Ok, S::Error> {
+fn aead_label<S: Serializer>(aead: &Aead, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(aead_name(*aead))
 }
 
@@ -340,7 +343,7 @@ mod tests {
             kernel: "6.12.1".to_owned(),
             absent: None,
             suites: vec![suite],
-            cipher_costs: vec![CipherCost { aead: Aead::Aes128Gcm, percent_of_userspace: 360, driver: None }],
+            aes_gcm_driver: Some("gcm_base(ctr(aes-generic),ghash-generic)".to_owned()),
             rekey_transmit: true,
             rekey_receive: false,
             transmit_payload_limit: false,
@@ -363,7 +366,7 @@ mod tests {
     fn capabilities_text_names_what_is_missing_with_its_remedy() {
         let text = capable().to_string();
         assert!(text.contains("TLS 1.3 AES-128-GCM        transmit yes  receive no"), "{text}");
-        assert!(text.contains("costs 360 % of userspace") && text.contains("the driver of the CPU's AES"), "{text}");
+        assert!(text.contains("ghash-generic") && text.contains("the driver of the CPU's AES"), "{text}");
         assert!(text.contains("remedy: Linux 6.14 or later"), "{text}");
         assert!(text.contains("CVE-2025-39682 (remote)") && text.contains("remedy: Linux 6.12.44"), "{text}");
         assert!(capable().has_remote_bug());
@@ -381,7 +384,7 @@ mod tests {
         let json = serde_json::to_value(capable()).unwrap();
         assert_eq!(json["suites"][0]["version"], "1.3");
         assert_eq!(json["suites"][0]["aead"], "AES-128-GCM");
-        assert_eq!(json["cipher_costs"][0]["percent_of_userspace"], 360);
+        assert_eq!(json["aes_gcm_driver"], "gcm_base(ctr(aes-generic),ghash-generic)");
         assert_eq!(json["absent"], serde_json::Value::Null);
         let absent = serde_json::to_value(Capabilities::absent("6.1", Absence::NotBuilt)).unwrap();
         assert_eq!(absent["absent"]["reason"], "not_built");

@@ -1,7 +1,5 @@
 //! What kernel TLS is configured with.
 
-use super::install::Direction;
-
 /// Kernel TLS on one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -18,14 +16,13 @@ pub struct Settings {
 impl Settings {
     /// The usual [`Settings::promote_after_bytes`]: beyond it, what a hand-over cost has come back
     /// (docs/kernel-tls.md).
-    pub const PROMOTE_AFTER_BYTES: u64 = 1024 * 1024;
+    pub const PROMOTE_AFTER_BYTES: u64 = 128 * 1024;
 
-    /// Whether bulk is spliced in this direction rather than copied.
-    pub fn splices(&self, direction: Direction) -> bool {
-        match (self.bulk, direction) {
-            (Bulk::Splice, _) | (Bulk::Auto, Direction::Transmit) => true,
-            (Bulk::Copy, _) => false,
-            (Bulk::Auto, Direction::Receive) => true,
+    /// Whether bulk is spliced rather than copied.
+    pub const fn splices(&self) -> bool {
+        match self.bulk {
+            Bulk::Auto | Bulk::Splice => true,
+            Bulk::Copy => false,
         }
     }
 }
@@ -33,7 +30,7 @@ impl Settings {
 /// How bulk moves on a direction that the kernel protects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bulk {
-    /// By what measures cheaper in that direction.
+    /// By what measures cheaper: splice, in both directions (docs/decisions/0009).
     #[default]
     Auto,
     /// Through a pipe, without being copied to userspace.

@@ -8,7 +8,6 @@ use super::buffer::{Part, SMALL_LEN, Size};
 use super::client_to_backend::{ClientToBackend, Found};
 use super::close::{Broken, Ended};
 use super::pipe::{Loan, PIPE_LEN};
-use crate::ktls;
 use crate::ktls::control::{self, Received, RecordFault};
 use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
 use crate::telemetry::{Direction, RelayPath};
@@ -37,7 +36,7 @@ enum Stop {
 impl ClientToBackend<'_> {
     /// Relays until the client closes; the caller closes towards the backend.
     pub(super) async fn run_in_kernel(&mut self) -> Result<Ended, Broken> {
-        let splices = self.sides.kernel_tls.splices(ktls::Direction::Receive);
+        let splices = self.sides.kernel_tls.splices();
         let mut size = Size::Large;
         let mut looks = 0;
         loop {

@@ -8,13 +8,13 @@ use super::backend_to_client::{BackendToClient, Turn};
 use super::buffer::{SMALL_LEN, Size};
 use super::close::Broken;
 use super::pipe::PIPE_LEN;
-use crate::ktls::{self, control};
+use crate::ktls::control;
 use crate::telemetry::{Direction, RelayPath};
 
 impl BackendToClient<'_> {
     /// Relays until the backend's end of stream.
     pub(super) async fn run_in_kernel(&self) -> Result<(), Broken> {
-        let splices = self.sides.kernel_tls.splices(ktls::Direction::Transmit);
+        let splices = self.sides.kernel_tls.splices();
         let mut size = Size::Large;
         loop {
             self.sides.backend.readable().await.map_err(Broken::Backend)?;

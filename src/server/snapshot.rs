@@ -126,11 +126,11 @@ fn probe(settings: &Settings) -> Arc<ktls::Capabilities> {
             );
         }
         None if settings.listeners.iter().any(|listener| listener.kernel_tls.mode == ktls::Mode::Auto)
-            && capabilities.cipher_costs.iter().any(ktls::CipherCost::is_slow) =>
+            && capabilities.lacks_aes_driver() =>
         {
             tracing::warn!(
-                "Linux {} is slow at sealing; kernel_tls = \"auto\" keeps those records in userspace \
-                 (`sluice doctor` names the cipher and the remedy)",
+                "Linux {} has no driver of this CPU's AES loaded; kernel_tls = \"auto\" keeps AES-GCM in userspace \
+                 (`sluice doctor` has the remedy)",
                 capabilities.kernel
             );
         }

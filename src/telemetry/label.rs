@@ -245,7 +245,7 @@ label_enum! {
         KnownBug = "known_bug",
         /// The kernel does not protect this direction with the negotiated version and algorithm.
         Suite = "suite",
-        /// The kernel seals with this algorithm, but far more slowly than userspace, and the setting is `auto`.
+        /// The kernel lacks the CPU's driver for this algorithm, so that userspace is cheaper, and the setting is `auto`.
         SlowCipher = "slow_cipher",
         /// The client negotiated a `max_fragment_length` that the kernel cannot keep.
         MaxFragmentLength = "max_fragment_length",

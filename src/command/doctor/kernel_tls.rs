@@ -3,7 +3,7 @@
 use super::finding::{Check, Finding, Level, Subject};
 use super::plan::{Listener, Plan, wants_kernel_tls};
 use crate::ktls::probe::SuiteSupport;
-use crate::ktls::{Absence, Capabilities, CipherCost, Mode, RequirementUnmet};
+use crate::ktls::{Absence, Capabilities, Mode, RequirementUnmet};
 use crate::record::{Aead, ProtocolVersion};
 
 pub(super) fn judge(capabilities: &Capabilities, plan: Option<&Plan>) -> Vec<Finding> {
@@ -30,7 +30,7 @@ fn judge_absence(absence: &Absence, is_wanted: bool) -> Finding {
 fn judge_presence(capabilities: &Capabilities, is_wanted: bool) -> Vec<Finding> {
     let mut findings = vec![Check::new(Subject::KernelTls, "available", "yes, probed over loopback", "yes").ok()];
     findings.extend(capabilities.suites.iter().map(|suite| judge_suite(suite, is_wanted)));
-    findings.extend(capabilities.cipher_costs.iter().map(|cost| judge_cost(cost, is_wanted)));
+    findings.extend(capabilities.aes_gcm_driver.as_ref().map(|driver| judge_driver(driver, capabilities, is_wanted)));
     let (transmit, receive) = (capabilities.rekey_transmit, capabilities.rekey_receive);
     let effect = if transmit && receive { "" } else { "; a KeyUpdate ends a connection that the kernel protects" };
     let found = format!("{}{effect}", directions(transmit, receive));
@@ -63,23 +63,13 @@ fn judge_suite(suite: &SuiteSupport, is_wanted: bool) -> Finding {
 }
 
 /// Without the driver of the CPU's AES the kernel seals in C.
-fn judge_cost(cost: &CipherCost, is_wanted: bool) -> Finding {
-    let driver = cost.driver.as_ref().map_or_else(String::new, |driver| format!(" ({driver})"));
-    let effect = if cost.is_slow() { "; kernel_tls = \"auto\" keeps it in userspace" } else { "" };
-    let found = format!("sealing costs {} % of userspace{driver}{effect}", cost.percent_of_userspace);
-    let remedy = match cost.aead {
-        Aead::Aes128Gcm | Aead::Aes256Gcm => {
-            "load the driver of the CPU's AES (`modprobe aesni_intel`, on Arm `modprobe ghash-ce aes-ce-blk`) at each \
-             start, or set kernel_tls = \"off\""
-        }
-        Aead::ChaCha20Poly1305 => {
-            "load the driver of the CPU's vector unit (`modprobe chacha_x86_64`, on Arm `modprobe chacha-neon`) at each \
-             start, or set kernel_tls = \"off\""
-        }
-    };
-    Check::new(Subject::KernelTls, "cipher", found, format!("below {} % of userspace", CipherCost::SLOW_PERCENT))
-        .about(aead_name(cost.aead))
-        .at(worse_if(cost.is_slow(), is_wanted, Level::Warning), remedy)
+fn judge_driver(driver: &str, capabilities: &Capabilities, is_wanted: bool) -> Finding {
+    let is_slow = capabilities.lacks_aes_driver();
+    let effect = if is_slow { "; kernel_tls = \"auto\" keeps AES-GCM in userspace" } else { "" };
+    Check::new(Subject::KernelTls, "aes_driver", format!("{driver}{effect}"), "a driver of the CPU's AES").at(
+        worse_if(is_slow, is_wanted, Level::Warning),
+        "load it at each start (`modprobe aesni_intel`, on Arm `modprobe aes_ce_blk`), or set kernel_tls = \"off\"",
+    )
 }
 
 /// A listener that requires kernel TLS refuses to start without it.
@@ -156,7 +146,7 @@ mod tests {
             kernel: release.to_owned(),
             absent: None,
             suites: vec![suite(Aead::Aes128Gcm), suite(Aead::ChaCha20Poly1305)],
-            cipher_costs: vec![CipherCost { aead: Aead::Aes128Gcm, percent_of_userspace: 90, driver: None }],
+            aes_gcm_driver: Some("generic-gcm-aesni-avx".to_owned()),
             rekey_transmit: true,
             rekey_receive: true,
             transmit_payload_limit: true,
@@ -175,22 +165,19 @@ mod tests {
         assert!(findings.iter().all(|finding| finding.level() == Level::Ok), "{findings:?}");
         let titles: Vec<_> = findings.iter().map(Finding::title).collect();
         let suites = ["suite 1.3 AES-128-GCM", "suite 1.3 ChaCha20-Poly1305"];
-        let expected =
-            ["available", suites[0], suites[1], "cipher AES-128-GCM", "rekey", "payload_limit", "listener edge"];
+        let expected = ["available", suites[0], suites[1], "aes_driver", "rekey", "payload_limit", "listener edge"];
         assert_eq!(titles, expected);
     }
 
     #[test]
-    fn cipher_that_the_kernel_is_slow_with_is_a_warning_with_its_driver() {
+    fn missing_driver_of_the_cpus_aes_is_a_warning_that_names_what_there_is() {
         let driver = Some("gcm_base(ctr(aes-generic),ghash-generic)".to_owned());
-        let cost = CipherCost { aead: Aead::Aes256Gcm, percent_of_userspace: 360, driver };
-        let capabilities = Capabilities { cipher_costs: vec![cost], ..capable("7.2") };
-        assert_eq!(level(&capabilities, Mode::Auto, "cipher AES-256-GCM"), Some(Level::Warning));
-        assert_eq!(level(&capabilities, Mode::Off, "cipher AES-256-GCM"), Some(Level::Note));
+        let capabilities = Capabilities { aes_gcm_driver: driver, ..capable("7.2") };
+        assert_eq!(level(&capabilities, Mode::Auto, "aes_driver"), Some(Level::Warning));
+        assert_eq!(level(&capabilities, Mode::Off, "aes_driver"), Some(Level::Note));
         let findings = judge(&capabilities, None);
-        let finding = findings.iter().find(|finding| finding.title() == "cipher AES-256-GCM");
-        let found = finding.map(Finding::found).unwrap_or_default();
-        assert!(found.contains("360 %") && found.contains("ghash-generic"), "{found}");
+        let finding = findings.iter().find(|finding| finding.title() == "aes_driver");
+        assert!(finding.is_some_and(|finding| finding.found().contains("ghash-generic")), "{findings:?}");
         assert!(finding.and_then(Finding::remedy).is_some_and(|remedy| remedy.contains("aesni_intel")));
     }
 
