@@ -102,3 +102,22 @@ fn what_will_refuse_every_client_is_warned_of() {
         }
     }
 }
+
+#[test]
+fn backend_that_is_guarded_at_one_listener_only_is_warned_of() {
+    let folder = Folder::new();
+    Authority::root("Clients").write(folder.path(), "clients.pem");
+    let second = |client_auth: &str| {
+        let tls = format!("certificates = [{{ chain = \"edge.crt\", key = \"edge.key\" }}]\n{client_auth}");
+        format!(
+            "[[listener]]\nname = \"back\"\naddress = \"127.0.0.1:8444\"\nbackend = \"app\"\n[listener.tls]\n{tls}\n"
+        )
+    };
+    let required = "client_auth = { ca = \"clients.pem\" }";
+    let guarded = GOOD.replacen("[[backend]]", &format!("{required}\n\n[[backend]]"), 1);
+    let outcome = folder.check(&(guarded.clone() + &second("")));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("listener \"back\" needs no client certificate"), "{}", outcome.stderr);
+    let outcome = folder.check(&(guarded + &second(required)));
+    assert_eq!(outcome.stderr, "", "both ask");
+}

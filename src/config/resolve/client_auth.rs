@@ -5,16 +5,19 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use toml::Spanned;
+
 use crate::tls::client_auth::{
     AllowedIdentity, ClientAuth, ClientAuthError, ClientAuthMode, ClientAuthSettings, ExpiredCrl,
 };
+use crate::worker::ListenerSettings;
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
 use super::super::raw;
 use super::super::report::Report;
-use super::super::scalar::{ClientAuthChoice, List, Written};
-use super::Environment;
+use super::super::scalar::{ClientAuthChoice, List, Written, quote};
+use super::{Environment, listener};
 
 /// What is asked of clients, which may be nothing; none where that is a mistake.
 pub(super) fn resolve(
@@ -61,6 +64,34 @@ pub(super) fn resolve(
             None
         }
     }
+}
+
+/// A backend that one listener guards is not guarded where another one lets anybody through to it.
+pub(super) fn warn_open_doors(listeners: &[listener::Resolved], raw: &[Spanned<raw::Listener>], report: &mut Report) {
+    let settings = || listeners.iter().filter_map(|listener| listener.settings.as_ref());
+    for (open, raw) in listeners.iter().zip(raw) {
+        let Some(open) = open.settings.as_ref().filter(|settings| !is_required(settings)) else { continue };
+        let shares =
+            |other: &&ListenerSettings| backends(other).any(|backend| backends(open).any(|own| own == backend));
+        let guard = settings().filter(|other| is_required(other)).find(shares);
+        let (Some(guard), Some((span, _))) = (guard, raw.get_ref().backend.written()) else { continue };
+        let (open, guard) = (quote(&open.name), quote(&guard.name));
+        let title =
+            format!("listener {open} needs no client certificate for a backend for which listener {guard} does");
+        let finding = Diagnostic::warning(title)
+            .help("give one of them a backend of its own: servers cannot always tell the two apart");
+        report.push_at(finding, &span, "reached with and without a certificate");
+    }
+}
+
+/// Every backend that connections of a listener may go to.
+fn backends(settings: &ListenerSettings) -> impl Iterator<Item = usize> + '_ {
+    std::iter::once(settings.backend).chain(settings.section_backends.iter().copied())
+}
+
+fn is_required(settings: &ListenerSettings) -> bool {
+    let client_auth = settings.tls.client_auth.as_ref();
+    client_auth.is_some_and(|client_auth| client_auth.settings().mode == ClientAuthMode::Required)
 }
 
 /// Where the files are named.

@@ -218,9 +218,10 @@ fn tls(
     let protocol = protocol::resolve(raw, report);
     let alpn = alpn(raw, report);
     let unknown_server_name = report.get_or(&raw.unknown_server_name, UnknownServerName::Default);
+    let certificates = certificate::resolve(raw, &section.span(), environment, report);
+    // Behind the certificates, whose reading begins the time from which on changes count.
     let client_auth = client_auth::resolve(raw, environment, report);
-    let (certificates, identities) = certificate::resolve(raw, &section.span(), environment, report)?;
-    let client_auth = client_auth?;
+    let ((certificates, identities), client_auth) = (certificates?, client_auth?);
     server_name::warn_uncovered(&sections, &identities, report);
     protocol::warn_unusable(&protocol, &identities, &section.span(), report);
     let sections = sections.into_iter().map(|section| section.settings).collect();

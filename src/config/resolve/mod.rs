@@ -49,6 +49,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let backends = backend::resolve_all(&file.backend, environment, report);
     let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
     backend::warn_unused(&backends, &file.listener, report);
+    client_auth::warn_open_doors(&listeners, &file.listener, report);
     let admin = admin::resolve(&file.admin, &listeners, environment, report);
     let tickets = tickets::resolve(&file.tickets, environment, report);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
