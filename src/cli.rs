@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use sluice::command::{Exit, check, demo, doctor, run, tickets};
+use sluice::command::{Exit, audit, check, demo, doctor, run, tickets};
 
 /// TLS termination proxy: io_uring workers, OpenSSL handshakes, kernel TLS records
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Doctor(doctor::Arguments),
     /// Session-ticket rings: make, show, ratchet, revoke
     Tickets(tickets::TicketsArgs),
+    /// Audit logs: verify the chain of records
+    Audit(audit::Arguments),
     /// Try it: throw-away certificate, built-in backend
     Demo(demo::Arguments),
 }

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let exit = match cli::Cli::parse().command {
         cli::Command::Check(arguments) => command::check::run(&arguments),
         cli::Command::Run(arguments) => command::run::run(&arguments),
+        cli::Command::Audit(arguments) => command::audit::run(&arguments),
         cli::Command::Doctor(arguments) => command::doctor::run(&arguments),
         cli::Command::Tickets(arguments) => return command::tickets::run(arguments),
         cli::Command::Demo(arguments) => command::demo::run(&arguments),

@@ -104,6 +104,8 @@ fn process() -> Process {
         reloads: ReloadView::default(),
         ticket_ring: keeper.telemetry(),
         kernel_tls: KernelTlsView::default(),
+        logs: Arc::default(),
+        audit_head: Arc::default(),
         configuration: Arc::new(Configuration::none()).into(),
         phase: PhaseCell::new(),
         drain: arc_swap::ArcSwapOption::empty(),

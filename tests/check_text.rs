@@ -79,6 +79,10 @@ refused! {
     admin_socket_with_a_long_path_is_refused: format!("admin.address = \"unix:/tmp/{}\"\n{GOOD}", "x".repeat(95));
     admin_tls_with_bad_files_is_refused: format!(
         "admin.address = \"0.0.0.0:9180\"\nadmin.tls = {{ chain = \"edge.crt\", key = \"edge.key\", client_ca = \"edge.key\" }}\n{GOOD}");
+    log_outputs_that_do_not_exist_are_refused: format!(
+        "access_log = {{ output = \"/var/log/access.log\", sample = 0 }}\naudit_log = {{ output = \"syslog+tcp:collector:601\", file = \"nowhere/audit.log\" }}\n{GOOD}");
+    log_output_by_syslog_with_bad_files_is_refused: format!(
+        "access_log.output = \"syslog+tls:127.0.0.1:6514\"\nsyslog = {{ ca = \"edge.key\", chain = \"edge.crt\" }}\n{GOOD}");
     admin_address_of_a_listener_is_refused: format!("admin.address = \"127.0.0.1:8443\"\n{GOOD}");
     ring_in_a_missing_folder_is_refused: format!("tickets.ring = \"nowhere/ticket.ring\"\n{GOOD}");
     ring_that_does_not_exist_is_refused: format!("tickets.ring = \"ticket.ring\"\n{GOOD}");

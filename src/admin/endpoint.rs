@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use openssl::ssl::{Ssl, SslAcceptor};
+use openssl::x509::{X509NameEntryRef, X509Ref};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::Sender;
@@ -29,6 +30,7 @@ use super::listen::{BindError, Socket, SocketFile, Twin};
 use super::route::{self, Answer, Request, Source, Wanted};
 use super::settings::{Address, Settings};
 use crate::telemetry::Process;
+use crate::telemetry::audit::AdminPeer;
 use crate::telemetry::exposition::Exposition;
 
 /// Admin connections at a time; one more ends the oldest, so that no set of slow clients keeps out the operator.
@@ -108,8 +110,8 @@ impl Endpoint {
         let mut connections = Connections::default();
         loop {
             match acceptor.accept().await {
-                Ok(stream) => {
-                    let exchange = exchange(stream, tls.clone(), Arc::clone(&source), requests.clone());
+                Ok((stream, peer)) => {
+                    let exchange = exchange(stream, peer, tls.clone(), Arc::clone(&source), requests.clone());
                     connections.admit(tokio::spawn(exchange).abort_handle());
                 }
                 Err(error) => {
@@ -147,11 +149,20 @@ impl Acceptor {
     }
 
     /// Cancel safety: safe.
-    async fn accept(&self) -> io::Result<Box<dyn Duplex>> {
-        Ok(match self {
-            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
-        })
+    async fn accept(&self) -> io::Result<(Box<dyn Duplex>, AdminPeer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Box::new(stream), AdminPeer { address: address.to_string(), ..AdminPeer::default() }))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let credentials = stream.peer_cred().ok();
+                let pid = credentials.and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
+                let uid = credentials.map(|peer| peer.uid());
+                Ok((Box::new(stream), AdminPeer { address: "unix".to_owned(), pid, uid, certificate: None }))
+            }
+        }
     }
 }
 
@@ -181,14 +192,19 @@ impl Drop for Connections {
 /// One connection: one request and its answer, within [`EXCHANGE_TIMEOUT`] in all.
 async fn exchange(
     stream: Box<dyn Duplex>,
+    mut peer: AdminPeer,
     tls: Option<Arc<SslAcceptor>>,
     source: Arc<Source>,
     requests: Sender<Request>,
 ) {
     let connection = async {
         match tls {
-            Some(acceptor) => serve_http(handshake(stream, &acceptor).await?, &source, &requests).await,
-            None => serve_http(stream, &source, &requests).await,
+            Some(acceptor) => {
+                let stream = handshake(stream, &acceptor).await?;
+                peer.certificate = stream.ssl().peer_certificate().map(|certificate| subject(&certificate));
+                serve_http(stream, &peer, &source, &requests).await
+            }
+            None => serve_http(stream, &peer, &source, &requests).await,
         }
     };
     match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
@@ -206,8 +222,23 @@ async fn handshake(stream: Box<dyn Duplex>, acceptor: &SslAcceptor) -> Result<Ss
     Ok(stream)
 }
 
-async fn serve_http(stream: impl Duplex, source: &Source, requests: &Sender<Request>) -> Result<(), Failed> {
-    let service = service_fn(|request| respond(request, source, requests));
+/// The subject of a certificate, such as `CN=alice, O=Example`.
+fn subject(certificate: &X509Ref) -> String {
+    let part = |entry: &X509NameEntryRef| {
+        let key = entry.object().nid().short_name().unwrap_or("?").to_owned();
+        let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
+        format!("{key}={value}")
+    };
+    certificate.subject_name().entries().map(part).collect::<Vec<_>>().join(", ")
+}
+
+async fn serve_http(
+    stream: impl Duplex,
+    peer: &AdminPeer,
+    source: &Source,
+    requests: &Sender<Request>,
+) -> Result<(), Failed> {
+    let service = service_fn(|request| respond(request, peer, source, requests));
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_headers(HEADERS_MAX)
@@ -221,6 +252,7 @@ async fn serve_http(stream: impl Duplex, source: &Source, requests: &Sender<Requ
 
 async fn respond(
     request: hyper::Request<Incoming>,
+    peer: &AdminPeer,
     source: &Source,
     requests: &Sender<Request>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -231,22 +263,22 @@ async fn respond(
     };
     let answer = match answer.wanted {
         None => answer,
-        Some(wanted) => grant(wanted, answer, requests).await,
+        Some(wanted) => grant(wanted, answer, peer, requests).await,
     };
     Ok(response(answer))
 }
 
 /// Passes on to the control thread what the client wants, and gives the answer: `otherwise` where none came in time.
-async fn grant(wanted: Wanted, otherwise: Answer, requests: &Sender<Request>) -> Answer {
-    tracing::info!(request = ?wanted, "admin request");
+async fn grant(wanted: Wanted, otherwise: Answer, peer: &AdminPeer, requests: &Sender<Request>) -> Answer {
+    tracing::info!(request = ?wanted, peer = %peer.address, uid = peer.uid, "admin request");
     match wanted {
         Wanted::Drain => {
-            let _ = requests.send(Request::Drain).await;
+            let _ = requests.send(Request::Drain(peer.clone())).await;
             otherwise
         }
         Wanted::Reload => {
             let (sender, outcome) = oneshot::channel();
-            let _ = requests.send(Request::Reload(sender)).await;
+            let _ = requests.send(Request::Reload(peer.clone(), sender)).await;
             match tokio::time::timeout(RELOAD_TIMEOUT, outcome).await {
                 Ok(Ok(outcome)) => Answer::reloaded(&outcome),
                 Ok(Err(_)) | Err(_) => otherwise,

@@ -7,6 +7,7 @@ use hyper::{Method, StatusCode};
 use tokio::sync::oneshot;
 
 use super::{configuration, page, status};
+use crate::telemetry::audit::AdminPeer;
 use crate::telemetry::exposition::{self, Exposition};
 use crate::telemetry::{Phase, Process, WorkerState};
 
@@ -14,9 +15,9 @@ use crate::telemetry::{Phase, Process, WorkerState};
 #[derive(Debug)]
 pub enum Request {
     /// Stop accepting, let open connections end, then exit.
-    Drain,
+    Drain(AdminPeer),
     /// Read the configuration anew, and say what came of it.
-    Reload(oneshot::Sender<Reloaded>),
+    Reload(AdminPeer, oneshot::Sender<Reloaded>),
 }
 
 /// What came of a reload.

@@ -1,6 +1,7 @@
 //! `GET /status`: the process at one look, as JSON.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -8,8 +9,8 @@ use serde::Serialize;
 use crate::telemetry::diagnostics;
 use crate::telemetry::{
     CloseReason, Counter, DialResult, Direction, DrainView, FailureReason, KeepReason, KeySource, Kind, Label,
-    ListenerView, Process, RelayPath, ReloadResult, RingEvent, RingFacts, RingStatus, SnapshotView, TicketIssue,
-    TicketOpening, Version, WorkerMetrics, WorkerState, WorkerView,
+    ListenerView, LogName, LogResult, Process, RelayPath, ReloadResult, RingEvent, RingFacts, RingStatus, SnapshotView,
+    TicketIssue, TicketOpening, Version, WorkerMetrics, WorkerState, WorkerView,
 };
 
 /// The version of the document's shape: it grows when a field changes its meaning or goes, not when one is added.
@@ -42,6 +43,17 @@ struct Status<'a> {
     workers: Vec<Worker>,
     listeners: Vec<Listener>,
     log_lines_dropped: u64,
+    logs: Logs,
+}
+
+#[derive(Serialize)]
+struct Logs {
+    /// Lines by log, then by what became of them.
+    lines: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    /// Records of the access log that found their ring full.
+    access_dropped: u64,
+    /// The last record of the audit log, as `sluice audit verify --head` takes it.
+    audit_head: Option<String>,
 }
 
 /// Which configuration is in service.
@@ -211,6 +223,16 @@ fn read(process: &Process) -> Status<'_> {
         workers: process.workers.iter().enumerate().map(worker).collect(),
         listeners: snapshot.listeners.iter().map(listener).collect(),
         log_lines_dropped: diagnostics::dropped_line_count(),
+        logs: logs(process),
+    }
+}
+
+fn logs(process: &Process) -> Logs {
+    let head = process.audit_head.lock().unwrap_or_else(PoisonError::into_inner);
+    Logs {
+        lines: by_label(|log: LogName| by_label(|result: LogResult| process.logs.lines.of(log).of(result).value())),
+        access_dropped: sum(process, |metrics| metrics.access_log_dropped.value()),
+        audit_head: head.as_ref().map(ToString::to_string),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::choose::Servers;
+use super::settings::ServerAddress;
 use crate::sys::socket::{self, Connecting, Stream};
 use crate::telemetry::{DialResult, WorkerMetrics};
 use crate::timer::Watch;
@@ -21,24 +22,25 @@ pub enum DialError {
 }
 
 /// Connects to the first server that answers, beginning with the one whose turn it is; each gets `connect_timeout`.
+/// Says which one it is.
 ///
 /// Cancel safety: safe; a connection attempt in progress is given up.
 ///
 /// # Errors
 /// [`DialError`] when each server was tried; each failure has been counted and logged.
-pub async fn dial(
-    servers: &Servers,
+pub async fn dial<'a>(
+    servers: &'a Servers,
     connect_timeout: Duration,
     watch: &Watch,
     metrics: &WorkerMetrics,
-) -> Result<Stream, DialError> {
+) -> Result<(Stream, &'a ServerAddress), DialError> {
     let mut outcome = DialError::Unavailable;
     for (server, address) in servers.in_turn() {
         watch.restart(connect_timeout);
         let (result, error) = match watch.guard(pin!(connect(address))).await {
             Ok(Ok(stream)) => {
                 metrics.dials.of(DialResult::Connected).increment();
-                return Ok(stream);
+                return Ok((stream, server));
             }
             Ok(Err(error)) => (sort(&error), error),
             Err(_) => (DialResult::TimedOut, io::ErrorKind::TimedOut.into()),

@@ -1,5 +1,6 @@
 //! The commands of `sluice`.
 
+pub mod audit;
 pub mod check;
 pub mod demo;
 pub mod doctor;

@@ -128,6 +128,8 @@ pub(super) const IPV6_PREFIX: Limit<u64> = Limit { min: 16, default: 64, max: 12
 /// Relay buffers per worker.
 pub(super) const BUFFER_MEMORY: Limit<ByteCount> =
     Limit { min: ByteCount(MIB), default: ByteCount(64 * MIB), max: ByteCount(64 * GIB) };
+/// One connection in this many is logged.
+pub(super) const ACCESS_LOG_SAMPLE: Limit<u64> = Limit { min: 1, default: 1, max: 1_000_000 };
 /// Below one full record a hand-over never pays.
 pub(super) const KERNEL_TLS_AFTER: Limit<ByteCount> =
     Limit { min: ByteCount(16 * KIB), default: ByteCount(ktls::Settings::PROMOTE_AFTER_BYTES), max: ByteCount(GIB) };

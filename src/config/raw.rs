@@ -11,11 +11,12 @@ use toml::Spanned;
 
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
+use crate::telemetry::output::Facility;
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, record, tls, worker};
 
 use super::limit;
-use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, ProxyProtocol, WorkerCount};
+use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogOutput, ProxyProtocol, WorkerCount};
 
 /// Configuration of Sluice. Unknown keys are refused. Relative paths start at the folder of the file.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -30,6 +31,12 @@ pub(super) struct File {
     pub(super) admin: Admin,
     /// Session tickets.
     pub(super) tickets: Tickets,
+    /// The log of connections.
+    pub(super) access_log: AccessLog,
+    /// The log of what operators do.
+    pub(super) audit_log: AuditLog,
+    /// What the logs do with a syslog collector.
+    pub(super) syslog: Syslog,
     /// Where clients connect to; at least one.
     #[schemars(with = "Vec<Listener>")]
     pub(super) listener: Vec<Spanned<Listener>>,
@@ -97,6 +104,44 @@ pub(super) struct AdminTls {
     pub(super) key: Field<PathBuf>,
     /// PEM file: the authorities whose client certificates are let in.
     pub(super) client_ca: Field<PathBuf>,
+}
+
+/// The log of connections: one line of JSON for each that has ended.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AccessLog {
+    /// Where it goes: `off`, `stdout`, `stderr`, `file:` and a path, `journald`, or `syslog+unix:`, `syslog+udp:`,
+    /// `syslog+tcp:`, `syslog+tls:` and an address.
+    pub(super) output: Field<LogOutput>,
+    /// Every how manieth connection of a worker is logged.
+    #[schemars(transform = limit::ACCESS_LOG_SAMPLE.describe())]
+    pub(super) sample: Field<u64>,
+}
+
+/// The log of what operators do: a chain of records that `sluice audit verify` checks.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AuditLog {
+    /// File of the chain; absent: no file.
+    pub(super) file: Field<PathBuf>,
+    /// Where a copy of each record goes, as with `access_log.output`.
+    pub(super) output: Field<LogOutput>,
+}
+
+/// What the logs do with a syslog collector.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Syslog {
+    /// Facility of the messages.
+    pub(super) facility: Field<Facility>,
+    /// PEM file: the authorities of the collector of `syslog+tls:`; absent: those of the system.
+    pub(super) ca: Field<PathBuf>,
+    /// The name that the collector's certificate must have; absent: its address.
+    pub(super) server_name: Field<String>,
+    /// PEM file: the certificate that is shown to the collector; absent: none.
+    pub(super) chain: Field<PathBuf>,
+    /// PEM file: its key, not encrypted.
+    pub(super) key: Field<PathBuf>,
 }
 
 /// Session tickets.

@@ -15,6 +15,7 @@ use toml::{Spanned, Value};
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
 use crate::record::ProtocolVersion;
+use crate::telemetry::output::{Facility, JOURNAL_SOCKET, Target};
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, tls, worker};
 
@@ -429,6 +430,47 @@ macro_rules! choice {
     };
 }
 
+/// Where the records of a log go; nowhere when it is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LogOutput(pub(super) Option<Target>);
+
+impl Scalar for LogOutput {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let allowed = "\"off\", \"stdout\", \"stderr\", \"journald\", \"file:/path\", \"syslog+unix:/path\", or \
+                       \"syslog+udp:\", \"syslog+tcp:\" or \"syslog+tls:\" with an address such as 192.0.2.1:514";
+        let Value::String(text) = value else { return Err(Mismatch::kind(value, allowed)) };
+        let path = |path: &str| Some(PathBuf::from(path)).filter(|_| !path.is_empty() && !path.contains('\0'));
+        let address = |address: &str| address.parse::<SocketAddr>().ok();
+        let target = match text.split_once(':').unwrap_or((text, "")) {
+            ("off", "") => return Ok(Self(None)),
+            ("stdout", "") => Some(Target::Stdout),
+            ("stderr", "") => Some(Target::Stderr),
+            ("journald", "") => Some(Target::Journal(PathBuf::from(JOURNAL_SOCKET))),
+            ("journald", rest) => path(rest).map(Target::Journal),
+            ("file", rest) => path(rest).map(Target::File),
+            ("syslog+unix", rest) => path(rest).map(Target::SyslogUnix),
+            ("syslog+udp", rest) => address(rest).map(Target::SyslogUdp),
+            ("syslog+tcp", rest) => address(rest).map(Target::SyslogTcp),
+            ("syslog+tls", rest) => address(rest).map(Target::SyslogTls),
+            _ => None,
+        };
+        let mismatch = || match text.strip_prefix('/') {
+            Some(_) => Mismatch::kind(value, allowed).help(format!("write {}", quote(&format!("file:{text}")))),
+            None => Mismatch::kind(value, allowed),
+        };
+        target.map(|target| Self(Some(target))).ok_or_else(mismatch)
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "output", "default": "off" })
+    }
+}
+
+choice!(Facility {
+    "daemon" => Self::Daemon, "local0" => Self::Local(0), "local1" => Self::Local(1), "local2" => Self::Local(2),
+    "local3" => Self::Local(3), "local4" => Self::Local(4), "local5" => Self::Local(5), "local6" => Self::Local(6),
+    "local7" => Self::Local(7),
+});
 choice!(admin::SocketMode { "0600" => Self::User, "0660" => Self::Group });
 choice!(worker::Steering { "hash" => Self::Hash, "cpu" => Self::Cpu });
 choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll" => Self::Epoll });

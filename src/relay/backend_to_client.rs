@@ -13,7 +13,7 @@ use crate::telemetry::{Direction, RelayPath};
 pub(super) struct BackendToClient<'a> {
     pub(super) sides: &'a Sides<'a>,
     pub(super) writer: &'a ClientWriter<'a>,
-    offload: &'a Offload<'a>,
+    pub(super) offload: &'a Offload<'a>,
     progress: Progress,
     state: Cell<State>,
 }
@@ -85,7 +85,7 @@ impl<'a> BackendToClient<'a> {
 
     /// Moves what one buffer holds.
     async fn turn(&self, size: Size) -> Result<Turn, Broken> {
-        let Sides { backend, pool, watch, metrics, .. } = self.sides;
+        let Sides { backend, pool, watch, .. } = self.sides;
         let mut buffer = pool.take(size);
         self.writer.reserve(self.writer.slots(buffer.len()))?;
         // Before anything is sealed: a control record that was sealed earlier must go out earlier.
@@ -101,7 +101,7 @@ impl<'a> BackendToClient<'a> {
         watch.touch();
         let sealed = self.writer.seal_payloads(&mut buffer, received)?;
         self.writer.send_data(&buffer[..sealed]).await?;
-        metrics.relay_bytes.of(Direction::BackendToClient).of(RelayPath::Userspace).add(received as u64);
+        self.offload.count_moved(Direction::BackendToClient, RelayPath::Userspace, received as u64);
         let is_full = received == self.writer.payload_room(buffer.len());
         let next = size.next(received, is_full);
         self.progress.moved(received, is_full || next == Size::Large);

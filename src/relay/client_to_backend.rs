@@ -18,7 +18,7 @@ use crate::telemetry::{Direction, RelayPath};
 pub(super) struct ClientToBackend<'a> {
     pub(super) sides: &'a Sides<'a>,
     pub(super) writer: &'a ClientWriter<'a>,
-    offload: &'a Offload<'a>,
+    pub(super) offload: &'a Offload<'a>,
     progress: Progress,
     engine: Engine,
     pub(super) post_handshake: PostHandshake,
@@ -189,7 +189,7 @@ impl<'a> ClientToBackend<'a> {
             let result = self.open_records(&mut bytes[..filled], &mut at, parts);
             // What was authentic before a bad record is the backend's.
             let sent = self.send_parts(buffer).await?;
-            self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(RelayPath::Userspace).add(sent);
+            self.offload.count_moved(Direction::ClientToBackend, RelayPath::Userspace, sent);
             let found = result?;
             if self.writer.has_queued() {
                 self.writer.flush().await?;

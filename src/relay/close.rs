@@ -120,7 +120,7 @@ pub(super) fn finished(first: Ended, client_end: Option<Ended>) -> CloseReason {
 /// A bug before the relay began.
 pub(super) fn internal(error: &CryptoError) -> Outcome {
     tracing::error!(%error, "record protection could not be set up");
-    Outcome { reason: CloseReason::Internal, client_finished: false }
+    Outcome { reason: CloseReason::Internal, client_finished: false, moved: Default::default() }
 }
 
 /// Closes a connection that no server could be found for: cleanly, with close_notify, since nothing was cut off.

@@ -155,7 +155,7 @@ impl ClientToBackend<'_> {
     }
 
     fn count(&self, path: RelayPath, bytes: usize) {
-        self.sides.metrics.relay_bytes.of(Direction::ClientToBackend).of(path).add(bytes as u64);
+        self.offload.count_moved(Direction::ClientToBackend, path, bytes as u64);
     }
 }
 

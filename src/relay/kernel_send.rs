@@ -85,7 +85,7 @@ impl BackendToClient<'_> {
     }
 
     fn count(&self, path: RelayPath, bytes: usize) {
-        self.sides.metrics.relay_bytes.of(Direction::BackendToClient).of(path).add(bytes as u64);
+        self.offload.count_moved(Direction::BackendToClient, path, bytes as u64);
     }
 }
 

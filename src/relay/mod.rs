@@ -33,6 +33,7 @@ pub use crate::record::AES_GCM_RECORDS_MAX as RECORDS_PER_KEY_MAX;
 use crate::ktls;
 use crate::record::{Aead, Handover, Opener, Sealer};
 use crate::sys::socket::Stream;
+use crate::telemetry::access::Moved;
 use crate::telemetry::{CloseReason, WorkerMetrics};
 use crate::timer::Watch;
 use backend_to_client::BackendToClient;
@@ -75,6 +76,8 @@ pub struct Outcome {
     /// Whether the client said with close_notify that it sent everything. Only then may the backend read an end of
     /// stream; otherwise it must see a reset, so that a truncated request never passes for a whole one.
     pub client_finished: bool,
+    /// What each direction has carried.
+    pub moved: [Moved; 2],
 }
 
 /// Relays until both directions have ended, one of them breaks, or the deadline passes. On return the client has been
@@ -117,7 +120,7 @@ pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
         Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
         Err(_) => close::idle(sides, &writer).await,
     };
-    Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed) }
+    Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed), moved: offload.moved() }
 }
 
 /// Runs both directions to their ends and says which came first; the first that breaks ends both. Only when the backend

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use super::Sides;
 use crate::ktls::{self, Candidate, Decision, KeepReason, attach_ulp};
 use crate::record::{CipherSuite, TrafficKeys};
-use crate::telemetry::Direction;
+use crate::telemetry::access::Moved;
+use crate::telemetry::{Direction, Label, RelayPath};
 
 /// What decides whether and how the directions of a connection are promoted.
 pub(super) struct Offload<'a> {
@@ -14,6 +15,9 @@ pub(super) struct Offload<'a> {
     suite: &'static CipherSuite,
     max_fragment_length: Option<u16>,
     is_attached: Cell<bool>,
+    /// Payload bytes relayed, by direction.
+    moved: [Cell<u64>; 2],
+    is_promoted: [Cell<bool>; 2],
 }
 
 /// One direction on its way to the kernel: asked at record boundaries until the answer is final.
@@ -43,7 +47,14 @@ impl Progress {
 
 impl<'a> Offload<'a> {
     pub(super) fn new(sides: &'a Sides<'a>, suite: &'static CipherSuite, max_fragment_length: Option<u16>) -> Self {
-        Self { sides, suite, max_fragment_length, is_attached: Cell::new(false) }
+        Self {
+            sides,
+            suite,
+            max_fragment_length,
+            is_attached: Cell::new(false),
+            moved: Default::default(),
+            is_promoted: Default::default(),
+        }
     }
 
     /// Whether a direction is to be promoted now. A refusal that can change is asked again later, any other is final.
@@ -82,6 +93,7 @@ impl<'a> Offload<'a> {
             ktls::install::limit_transmit_payload(self.sides.client.as_fd(), limit)?;
         }
         progress.kept.set(None);
+        self.is_promoted[progress.direction.index()].set(true);
         self.sides.metrics.kernel_tls_promoted.of(progress.direction).increment();
         Ok(true)
     }
@@ -101,6 +113,19 @@ impl<'a> Offload<'a> {
     /// Whether the kernel can replace the keys of a promoted direction.
     pub(super) fn can_rekey(&self, direction: Direction) -> bool {
         self.sides.capabilities.can_rekey(self.suite.version, kernel_direction(direction))
+    }
+
+    /// Counts payload that was relayed.
+    pub(super) fn count_moved(&self, direction: Direction, path: RelayPath, bytes: u64) {
+        self.sides.metrics.relay_bytes.of(direction).of(path).add(bytes);
+        let moved = &self.moved[direction.index()];
+        moved.set(moved.get() + bytes);
+    }
+
+    /// What each direction has carried.
+    pub(super) fn moved(&self) -> [Moved; 2] {
+        let one = |at: usize| Moved { bytes: self.moved[at].get(), is_in_kernel: self.is_promoted[at].get() };
+        [one(0), one(1)]
     }
 
     /// Counts why a direction stayed in userspace to its end, if it did.

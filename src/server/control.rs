@@ -20,6 +20,7 @@ use super::upgrade::Invocation;
 use super::watch::Watch;
 use super::{limit, summary};
 use crate::admin;
+use crate::telemetry::audit::{Actor, AuditEvent};
 use crate::telemetry::{DrainView, Phase, Process, WorkerState};
 use crate::worker::Notice;
 
@@ -87,8 +88,9 @@ pub fn serve(settings: &Settings, reader: Reader) -> Result<(), ServeError> {
         Some(socket) => admin::Endpoint::take_over(&settings.admin, socket)?,
         None => admin::Endpoint::bind(&settings.admin)?,
     };
-    let server = Server::start_with(settings, &mut inherited)?;
+    let mut server = Server::start_with(settings, &mut inherited)?;
     drop(held);
+    server.audit(AuditEvent::Start, Actor::process(), None);
 
     let process = Arc::new(summary::process(settings, &server, started));
     summary::log(&process, endpoint.as_ref().map(admin::Endpoint::address));
@@ -184,17 +186,22 @@ impl Control {
 
     fn grant(&mut self, request: admin::Request) {
         match request {
-            admin::Request::Drain => self.drain("admin"),
-            admin::Request::Reload(answer) => self.reload("admin", Some(answer)),
+            admin::Request::Drain(peer) => self.drain_by("admin", Actor::Admin(peer)),
+            admin::Request::Reload(peer, answer) => self.reload_by("admin", Actor::Admin(peer), Some(answer)),
         }
     }
 
     /// Begins a drain, unless one has begun.
     fn drain(&mut self, cause: &'static str) {
+        self.drain_by(cause, actor(cause));
+    }
+
+    fn drain_by(&mut self, cause: &'static str, by: Actor) {
         if self.process.phase.get() != Phase::Serving {
             return;
         }
         let (open, timeout) = (self.process.connections_open(), self.drain_timeout);
+        self.server.audit(AuditEvent::Drain, by, None);
         tracing::info!(%cause, open, ?timeout, "draining: accepting has ended, open connections may go on");
         self.begin_drain(cause);
         self.end_within(timeout);
@@ -204,6 +211,7 @@ impl Control {
     fn stop(&mut self, cause: &'static str) {
         if self.process.phase.get() != Phase::Stopping {
             tracing::warn!(%cause, open = self.process.connections_open(), "stopping: open connections are cut");
+            self.server.audit(AuditEvent::Stop, actor(cause), None);
             self.process.phase.set(Phase::Stopping);
             self.end_within(Duration::ZERO);
         }
@@ -239,6 +247,7 @@ impl Control {
         let left = self.server.worker_count();
         if left == 0 {
             let cut = self.process.connections_cut();
+            self.server.audit(AuditEvent::End, Actor::process(), None);
             tracing::info!(uptime = ?self.process.started_at.elapsed(), cut, "every worker has ended");
             return ControlFlow::Break(self.failure.take().map_or(Ok(()), Err));
         }
@@ -267,6 +276,14 @@ impl Control {
             self.stop("a worker could not start");
         }
         self.failure.get_or_insert(error);
+    }
+}
+
+/// Who stands behind a cause.
+pub(super) fn actor(cause: &'static str) -> Actor {
+    match cause.starts_with("SIG") {
+        true => Actor::Signal { signal: cause, pid: None, uid: None },
+        false => Actor::process(),
     }
 }
 

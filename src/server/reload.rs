@@ -10,13 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::control::Control;
+use super::control::{Control, actor};
 use super::notify;
 use super::settings::{Reader, Reading, Settings, Unusable};
 use super::snapshot::{Prepared, Swap};
 use super::start::StartError;
 use super::summary;
 use crate::admin::Reloaded;
+use crate::telemetry::audit::{Actor, AuditEvent};
 use crate::telemetry::{LastReload, Phase, ReloadResult, SwapResult, WorkerState};
 use crate::worker::Notice;
 
@@ -35,6 +36,7 @@ pub(super) struct Reloads {
 /// Who wants a reload, and of what.
 struct Request {
     cause: &'static str,
+    by: Actor,
     scope: Scope,
     answers: Vec<oneshot::Sender<Reloaded>>,
 }
@@ -97,7 +99,11 @@ pub(super) struct Finished(Result<Ready, Unready>);
 impl Control {
     /// Begins a reload, or has one follow the one under way.
     pub(super) fn reload(&mut self, cause: &'static str, answer: Option<oneshot::Sender<Reloaded>>) {
-        let mut request = Request { cause, scope: Scope::Configuration, answers: answer.into_iter().collect() };
+        self.reload_by(cause, actor(cause), answer);
+    }
+
+    pub(super) fn reload_by(&mut self, cause: &'static str, by: Actor, answer: Option<oneshot::Sender<Reloaded>>) {
+        let mut request = Request { cause, by, scope: Scope::Configuration, answers: answer.into_iter().collect() };
         let obstacle = match self.process.phase.get() {
             Phase::Serving if self.succession.is_under_way() => Some("an upgrade is under way"),
             Phase::Serving => None,
@@ -114,6 +120,7 @@ impl Control {
             return;
         }
         tracing::info!(%cause, "reloading the configuration");
+        self.server.logs().reopen();
         notify::reloading();
         let reader = self.reloads.reader.clone();
         let known = self.server.capabilities().clone();
@@ -127,7 +134,12 @@ impl Control {
 
     /// Reads the certificates whose files have changed.
     pub(super) fn swap_certificates(&mut self) {
-        let request = Request { cause: "certificate files", scope: Scope::Certificates, answers: Vec::new() };
+        let request = Request {
+            cause: "certificate files",
+            by: Actor::process(),
+            scope: Scope::Certificates,
+            answers: Vec::new(),
+        };
         let settings = self.server.settings().clone();
         let known = self.server.capabilities().clone();
         let read = self.watch.stamps().clone();
@@ -271,6 +283,13 @@ impl Control {
                 (ReloadResult::Failed, vec![reason.clone()])
             }
         };
+        let event = match (result, is_whole) {
+            (ReloadResult::Applied, true) => AuditEvent::Reload,
+            (ReloadResult::Applied, false) => AuditEvent::CertificatesChanged,
+            (_, true) => AuditEvent::ReloadRefused,
+            (_, false) => AuditEvent::CertificatesRefused,
+        };
+        self.server.audit(event, request.by.clone(), details.first().cloned());
         if is_whole {
             self.process.reloads.results.of(result).increment();
         }
@@ -278,7 +297,7 @@ impl Control {
         request.answer(outcome);
         match self.reloads.next.take() {
             Some(next) => {
-                self.reload(next.cause, None);
+                self.reload_by(next.cause, next.by.clone(), None);
                 match &mut self.reloads.preparing {
                     Some((request, _)) => request.answers.extend(next.answers),
                     None => next.answer(&Reloaded::Failed { reason: "the process is about to end".to_owned() }),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::logs::LogSettings;
 use crate::telemetry::Configuration;
 use crate::{admin, backend, ticket, worker};
 
@@ -23,6 +24,8 @@ pub struct Settings {
     pub tracked_clients_max: usize,
     /// How long a drain waits for open connections.
     pub drain_timeout: Duration,
+    /// The access log and the audit log.
+    pub logs: LogSettings,
     /// What is shown of all this.
     pub shown: Arc<Configuration>,
 }
@@ -60,6 +63,7 @@ impl Settings {
             backends: Vec::new(),
             tracked_clients_max: 1,
             drain_timeout: Duration::from_secs(60),
+            logs: LogSettings::default(),
             shown: Arc::new(Configuration::none()),
         }
     }

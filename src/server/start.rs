@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use openssl::hash::MessageDigest;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::handover::Handover;
 use super::inherit::Inherited;
+use super::logs::Logs;
 use super::settings::Settings;
 use super::snapshot::Prepared;
 use super::sockets::Sockets;
@@ -17,6 +19,8 @@ use super::tickets::{self, Tickets};
 use super::watch::Stamps;
 use crate::guard::Clients;
 use crate::ktls;
+use crate::telemetry::access::AccessRing;
+use crate::telemetry::audit::{Actor, AuditEvent, CertificateFact};
 use crate::telemetry::{ListenerView, RingTelemetry, SnapshotView, WorkerMetrics};
 use crate::ticket::KeeperError;
 use crate::tls;
@@ -42,6 +46,7 @@ pub struct Server {
     /// What the files looked like from which the snapshot was made.
     stamps: Stamps,
     tickets: Tickets,
+    logs: Logs,
     notices: Option<UnboundedReceiver<(usize, Notice)>>,
 }
 
@@ -91,6 +96,9 @@ pub enum StartError {
     /// Configuration or machine: OpenSSL refuses a listener's settings, or a backend's address is none.
     #[error(transparent)]
     Listener(WorkerError),
+    /// Configuration or machine: the access log or the audit log.
+    #[error("the logs cannot be opened: {0} (audit_log.file)")]
+    Logs(io::Error),
     /// The machine: no descriptor left.
     #[error("listening sockets cannot be shared out: {0}")]
     Share(io::Error),
@@ -130,6 +138,7 @@ impl Server {
         let snapshot = Arc::new(snapshot(FIRST_GENERATION, &prepared, &change.groups(), &mut tickets, clients)?);
         tickets.maintain();
         let addresses = sockets.apply(change);
+        let (logs, access_rings) = Logs::start(settings, worker_count).map_err(StartError::Logs)?;
         let (sender, notices) = mpsc::unbounded_channel();
         let mut server = Self {
             stamps: prepared.stamps,
@@ -142,10 +151,11 @@ impl Server {
             sockets,
             addresses,
             tickets,
+            logs,
             notices: Some(notices),
         };
-        for (index, share) in shares.into_iter().enumerate() {
-            if let Err(source) = server.spawn(index, share, &sender) {
+        for ((index, share), access_log) in shares.into_iter().enumerate().zip(access_rings) {
+            if let Err(source) = server.spawn(index, share, access_log, &sender) {
                 server.drain(Duration::ZERO);
                 return Err(StartError::Spawn { index, source });
             }
@@ -157,6 +167,7 @@ impl Server {
         &mut self,
         index: usize,
         sockets: Vec<(SocketGroup, OwnedFd)>,
+        access_log: AccessRing,
         sender: &UnboundedSender<(usize, Notice)>,
     ) -> io::Result<()> {
         let handle = worker::spawn(Plan {
@@ -167,6 +178,7 @@ impl Server {
             snapshot: Arc::clone(&self.snapshot),
             sockets,
             metrics: Arc::clone(&self.metrics[index]),
+            access_log,
             notices: Notices { worker: index, sender: sender.clone() },
         })?;
         self.workers.push(Some(handle));
@@ -205,6 +217,7 @@ impl Server {
         if let Some(tickets) = other_tickets {
             self.tickets = tickets;
         }
+        self.logs.apply(&prepared.settings.logs);
         self.settings = prepared.settings;
         self.stamps = prepared.stamps;
         self.snapshot = snapshot;
@@ -215,6 +228,18 @@ impl Server {
             }
         }
         Ok(generation)
+    }
+
+    /// The logs beside that of the process.
+    pub(super) fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// Takes note of an administrative act in the audit log, with what is in service now.
+    pub(super) fn audit(&mut self, event: AuditEvent, by: Actor, detail: Option<String>) {
+        let certificates = self.snapshot.listeners.iter().flat_map(certificate_facts);
+        let certificates = certificates.take(AUDIT_CERTIFICATES_MAX).collect();
+        self.logs.audit(event, by, detail, &self.settings.shown.sha256, certificates);
     }
 
     /// What is in service.
@@ -354,7 +379,21 @@ pub enum Ended {
     Panicked,
 }
 
+/// Certificates that an audit record names at most; those of directories with thousands are left out.
+const AUDIT_CERTIFICATES_MAX: usize = 64;
+
+/// The fingerprints of a listener's certificates.
+fn certificate_facts(plan: &ListenerPlan) -> impl Iterator<Item = CertificateFact> {
+    let fact = |identity: &Identity| {
+        let digest = identity.leaf().digest(MessageDigest::sha256()).ok()?;
+        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(CertificateFact { listener: plan.settings.name.clone(), sha256 })
+    };
+    plan.settings.tls.identities.identities().iter().filter_map(fact)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 impl Server {
     /// A server over threads that only look like workers: what the control loop does with their ends.
     pub(super) fn over_threads(threads: Vec<std::thread::JoinHandle<Result<(), WorkerError>>>) -> Self {
@@ -377,6 +416,7 @@ impl Server {
             addresses: Vec::new(),
             stamps: Stamps::default(),
             tickets: Tickets::none(),
+            logs: Logs::start(&Settings::sample(workers.len()), 0).unwrap().0,
             notices: None,
             workers,
         }

@@ -7,11 +7,12 @@ use std::time::Instant;
 use tokio::sync::mpsc::Sender;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::control::{Control, PROGRESS_INTERVAL};
+use super::control::{Control, PROGRESS_INTERVAL, actor};
 use super::handover;
 use super::notify;
 use super::upgrade::{Invocation, UpgradeError};
 use crate::admin;
+use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::{Phase, Process, WorkerState};
 
 /// What the process knows of its predecessor and of its successor.
@@ -152,6 +153,7 @@ impl Control {
             return self.server.hand_over(self.drain_timeout);
         }
         let (open, timeout) = (self.process.connections_open(), self.drain_timeout);
+        self.server.audit(AuditEvent::Upgrade, actor("SIGUSR2"), Some(format!("process {pid} took over")));
         tracing::info!(pid, open, ?timeout, "upgraded: the new process accepts, open connections may go on here");
         self.begin_drain("upgrade");
         self.server.hand_over(timeout);
@@ -159,7 +161,8 @@ impl Control {
         self.progress_due = Instant::now() + PROGRESS_INTERVAL;
     }
 
-    fn note_failed_upgrade(&self, error: &UpgradeError) {
+    fn note_failed_upgrade(&mut self, error: &UpgradeError) {
+        self.server.audit(AuditEvent::UpgradeRefused, actor("SIGUSR2"), Some(error.to_string()));
         self.process.reloads.upgrades_failed.increment();
         tracing::error!("upgrade failed: {error}; this process serves on");
     }

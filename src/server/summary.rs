@@ -37,6 +37,8 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         reloads: ReloadView::default(),
         ticket_ring: server.ticket_ring(),
         kernel_tls: kernel_tls(server),
+        logs: server.logs().counters(),
+        audit_head: server.logs().audit_head(),
         configuration: Arc::clone(&settings.shown).into(),
         phase: PhaseCell::new(),
         drain: arc_swap::ArcSwapOption::empty(),

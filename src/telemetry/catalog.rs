@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
 use super::kernel_tls::{self, Statistics};
+use super::output::LogCounters;
 use super::reload::ReloadView;
 use super::ticket::{RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters};
 use super::worker::WorkerMetrics;
@@ -82,6 +83,7 @@ impl Metric {
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
     let ticket_ring = ticket_ring(&RingTelemetry::default()).into_iter().map(|(metric, _)| metric);
+    let (log_lines, _) = log_lines(&LogCounters::default());
     let kernel_tls = Statistics::default();
     let view = ReloadView::default();
     let ((reloads, _), (swaps, _)) = (reloads(&view), certificate_swaps(&view));
@@ -91,6 +93,7 @@ pub fn all() -> Vec<Metric> {
         build(),
         start_time(),
         log_lines_dropped(),
+        log_lines,
         draining(),
         config_generation(),
         config_published(),
@@ -139,6 +142,12 @@ pub(super) fn log_lines_dropped() -> Metric {
         help: "Log lines dropped because standard error was not read fast enough",
         labels: Vec::new(),
     }
+}
+
+/// What became of the lines of the other logs.
+pub(super) fn log_lines(counters: &LogCounters) -> (Metric, Vec<Sample>) {
+    let help = "Lines of the access log and of the audit log, by what became of them";
+    read("sluice_log_lines", help, &counters.lines)
 }
 
 /// Whether the process drains.
@@ -343,6 +352,7 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         kernel_tls_kept,
         kernel_tls_rekeyed,
         tickets,
+        access_log_dropped,
         panics,
     } = worker;
     let TicketCounters { issued, opened, panics: ticket_panics } = &**tickets;
@@ -397,6 +407,11 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
             "sluice_ticket_panics",
             "Panics contained in a ticket callback: the handshake went on without a ticket; each one is a bug to report",
             ticket_panics,
+        ),
+        read(
+            "sluice_access_log_dropped",
+            "Records of the access log dropped because the thread that writes them was behind",
+            access_log_dropped,
         ),
         read("sluice_panics", "Panics contained in their connection; each one is a bug to report", panics),
     ]

@@ -62,6 +62,7 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         (catalog::build(), vec![sample([("version", process.version), ("openssl", process.openssl)], 1)]),
         (catalog::start_time(), vec![sample([], unix_seconds(process.started))]),
         (catalog::log_lines_dropped(), vec![sample([], diagnostics::dropped_line_count().into())]),
+        catalog::log_lines(&process.logs),
         (catalog::draining(), vec![sample([], i128::from(process.phase.get() != Phase::Serving))]),
         (catalog::config_generation(), vec![sample([], process.snapshot.load().generation.into())]),
         (catalog::config_published(), vec![sample([], unix_seconds(process.snapshot.load().published))]),

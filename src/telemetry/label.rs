@@ -146,6 +146,26 @@ label_enum! {
 }
 
 label_enum! {
+    /// A log of records, beside the log of the process itself.
+    pub enum LogName as "log" {
+        /// The access log.
+        Access = "access",
+        /// The audit log.
+        Audit = "audit",
+    }
+}
+
+label_enum! {
+    /// What became of a line of a log.
+    pub enum LogResult as "result" {
+        /// The output has taken it.
+        Written = "written",
+        /// The output took too long, was full or failed.
+        Lost = "lost",
+    }
+}
+
+label_enum! {
     /// Which way bytes went.
     pub enum Direction as "direction" {
         /// From the client to the backend.

@@ -1,5 +1,7 @@
 //! Counters of the workers, the catalogue of every metric, and their exposition.
 
+pub mod access;
+pub mod audit;
 pub mod catalog;
 mod cell;
 mod configuration;
@@ -7,6 +9,7 @@ pub mod diagnostics;
 pub mod exposition;
 pub mod kernel_tls;
 mod label;
+pub mod output;
 mod process;
 mod reload;
 mod ticket;
@@ -15,8 +18,8 @@ mod worker;
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use configuration::Configuration;
 pub use label::{
-    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader,
-    RefusalReason, RelayPath, Version,
+    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, LogName,
+    LogResult, ProxyHeader, RefusalReason, RelayPath, Version,
 };
 pub use process::{
     DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, SnapshotView, WorkerState,

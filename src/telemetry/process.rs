@@ -2,14 +2,16 @@
 //! endpoint.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::audit;
 use super::configuration::Configuration;
 use super::label::CloseReason;
+use super::output::LogCounters;
 use super::reload::ReloadView;
 use super::ticket::RingTelemetry;
 use super::worker::WorkerMetrics;
@@ -41,6 +43,10 @@ pub struct Process {
     pub ticket_ring: Arc<RingTelemetry>,
     /// What the kernel can do for TLS.
     pub kernel_tls: KernelTlsView,
+    /// What became of the lines of the access log and of the audit log.
+    pub logs: Arc<LogCounters>,
+    /// Where the chain of the audit log stands.
+    pub audit_head: Arc<Mutex<Option<audit::Head>>>,
     /// What runs.
     pub configuration: ArcSwap<Configuration>,
     /// What the process is doing.
@@ -280,6 +286,8 @@ impl Process {
             reloads: ReloadView::default(),
             ticket_ring: Arc::default(),
             kernel_tls: KernelTlsView::default(),
+            logs: Arc::default(),
+            audit_head: Arc::default(),
             configuration: ArcSwap::from_pointee(Configuration::none()),
             phase: PhaseCell::new(),
             drain: ArcSwapOption::empty(),

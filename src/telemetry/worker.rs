@@ -55,6 +55,8 @@ pub struct WorkerMetrics {
     pub kernel_tls_rekeyed: ByLabel<Direction>,
     /// Session tickets, counted by the callbacks on the worker's thread.
     pub tickets: Arc<TicketCounters>,
+    /// Records of the access log that found the ring full.
+    pub access_log_dropped: Counter,
     /// Panics in a connection, each contained.
     pub panics: Counter,
 }

@@ -31,7 +31,7 @@ pub enum Failure {
     #[error("client sent more than {} bytes of handshake", super::handshake::HANDSHAKE_BYTES_MAX)]
     TooLong,
     /// The client gave up with an alert.
-    #[error("client sent alert {0}")]
+    #[error("client sent alert {}", AlertDescription::from_code(*.0))]
     AlertReceived(u8),
     /// The client offers no version that the policy allows.
     #[error("no protocol version in common: {0}")]
@@ -56,7 +56,7 @@ pub enum Failure {
     NoServerName,
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
-    Protocol(String),
+    Protocol(String, Option<AlertDescription>),
     /// The client closed before it sent anything, like a port scan or a health check.
     #[error("client closed before it sent anything")]
     ClosedSilently,
@@ -98,7 +98,7 @@ impl Failure {
             Self::NoCommonAlpn => FailureReason::Alpn,
             Self::ClientCertificateMissing | Self::ClientCertificate(_) => FailureReason::ClientCertificate,
             Self::UnknownServerName(_) | Self::NoServerName => FailureReason::ServerName,
-            Self::Protocol(_) => FailureReason::Protocol,
+            Self::Protocol(..) => FailureReason::Protocol,
             Self::ClosedSilently => FailureReason::ClosedSilently,
             Self::Closed | Self::Io(_) => FailureReason::Closed,
             Self::TimedOut => FailureReason::TimedOut,
@@ -132,6 +132,32 @@ impl Failure {
         }
     }
 
+    /// The alert that the client was sent, where it is known: what OpenSSL says under the handshake's keys is not.
+    pub fn alert_sent(&self) -> Option<AlertDescription> {
+        match self {
+            Self::NoCommonVersion(_) => Some(AlertDescription::ProtocolVersion),
+            Self::NothingInCommon(_) => Some(AlertDescription::HandshakeFailure),
+            Self::NoCommonAlpn => Some(AlertDescription::NoApplicationProtocol),
+            Self::Protocol(_, alert) => *alert,
+            _ => self.own_alert(),
+        }
+    }
+
+    /// The alert that the client sent.
+    pub fn alert_received(&self) -> Option<AlertDescription> {
+        match self {
+            Self::AlertReceived(code) => Some(AlertDescription::from_code(*code)),
+            _ => None,
+        }
+    }
+
+    /// Takes note of the alert that OpenSSL has written, the last record of `output`, where it is in clear.
+    pub(super) fn note_alert(&mut self, output: &[u8]) {
+        if let (Self::Protocol(_, alert), Some([0x15, 3, _, 0, 2, _, code])) = (self, output.last_chunk::<7>()) {
+            *alert = Some(AlertDescription::from_code(*code));
+        }
+    }
+
     /// Whether the client was sent an alert that it should get the time to read.
     pub fn has_alert(&self) -> bool {
         let found_by_openssl = matches!(
@@ -141,7 +167,7 @@ impl Failure {
                 | Self::NoCommonAlpn
                 | Self::ClientCertificateMissing
                 | Self::ClientCertificate(_)
-                | Self::Protocol(_)
+                | Self::Protocol(..)
         );
         found_by_openssl || self.own_alert().is_some()
     }
@@ -187,7 +213,7 @@ impl Failure {
         /// OpenSSL reports a received alert as this plus its number (SSL_AD_REASON_OFFSET).
         const ALERT_RECEIVED: i32 = 1000;
         let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
-            return Self::Protocol(error.to_string());
+            return Self::Protocol(error.to_string(), None);
         };
         let text = first.reason().unwrap_or("unknown reason").to_owned();
         match first.reason_code() {
@@ -202,7 +228,7 @@ impl Failure {
             | SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS => Self::NothingInCommon(text),
             SSL_R_NO_APPLICATION_PROTOCOL => Self::NoCommonAlpn,
             SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE => Self::ClientCertificateMissing,
-            _ => Self::Protocol(text),
+            _ => Self::Protocol(text, None),
         }
     }
 

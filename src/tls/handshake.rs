@@ -106,8 +106,9 @@ impl Handshake {
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Progress, Failure> {
         self.received_bytes = self.received_bytes.saturating_add(bytes.len());
         self.stream.get_mut().unread.extend_from_slice(bytes);
-        let result = self.advance();
-        if result.is_err() {
+        let mut result = self.advance();
+        if let Err(failure) = &mut result {
+            failure.note_alert(&self.stream.get_ref().output);
             self.stream.get_mut().output_alert_of(&result);
         }
         result

@@ -10,9 +10,11 @@ use std::task::Poll;
 
 use super::context::{Listener, Place, WorkerContext};
 use super::proxy_header::{self, Introduction, ProxyHeaderRefused};
+use super::trace::Trace;
 use crate::backend::{self, DialError};
 use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
+use crate::telemetry::access::version_names;
 use crate::telemetry::{CloseReason, Kind, Label};
 use crate::timer::Watch;
 use crate::tls::{self, ClientHello, Established, Failure, HandshakeKind};
@@ -28,17 +30,15 @@ pub(super) async fn serve(
     place: Place,
 ) {
     let client = Cell::new(peer);
-    let phases = pin!(phases(socket, &client, &listener, tls, &worker));
-    let outcome = contain(phases).await;
+    let mut trace = Trace::begin(&listener, &worker);
+    let outcome = contain(pin!(phases(socket, &client, &listener, tls, &worker, &mut trace))).await;
     let client = client.get();
-    let reason = match outcome {
-        Ok(reason) => reason,
-        Err(Panicked) => {
-            worker.metrics.panics.increment();
-            tracing::error!(listener = listener.name, %client, "a connection panicked: this is a bug, please report it");
-            CloseReason::Internal
-        }
-    };
+    let reason = outcome.unwrap_or_else(|Panicked| {
+        worker.metrics.panics.increment();
+        tracing::error!(listener = listener.name, %client, "a connection panicked: this is a bug, please report it");
+        CloseReason::Internal
+    });
+    trace.end(reason, client, &worker);
     worker.metrics.connections_closed.of(reason).increment();
     tracing::debug!(listener = listener.name, %client, reason = reason.label(), "connection closed");
     drop(place);
@@ -52,6 +52,7 @@ async fn phases(
     listener: &Listener,
     tls: Rc<tls::Context>,
     worker: &WorkerContext,
+    trace: &mut Trace,
 ) -> CloseReason {
     let peer = known_client.get();
     let stream = match Stream::new(socket) {
@@ -81,16 +82,19 @@ async fn phases(
         Ok(established) => established,
         Err(failure) => {
             report(&failure, hello.as_ref(), client, listener, worker);
+            trace.failed(&failure, hello.as_ref());
             refuse(stream, &failure, &watch).await;
             return CloseReason::HandshakeFailed;
         }
     };
     count(&established, worker);
+    trace.established(&established, hello.as_ref());
     let route = listener.route(established.section);
     let server_name = hello.as_ref().and_then(ClientHello::server_name);
-    let ids = &worker.unique_ids;
+    // The access log and the server know the connection by the same name.
+    let id = || trace.id().unwrap_or_else(|| worker.unique_ids.next());
     let greeting =
-        match proxy_header::compose(route.proxy_protocol, &received, &stream, peer, server_name, &established, ids) {
+        match proxy_header::compose(route.proxy_protocol, &received, &stream, peer, server_name, &established, &id) {
             Ok(greeting) => greeting,
             Err(error) => {
                 tracing::debug!(listener = listener.name, %client, %error, "client has gone");
@@ -104,14 +108,19 @@ async fn phases(
 
     let dialled = backend::dial(&route.servers, route.connect_timeout, &watch, &worker.metrics).await;
     let server = match dialled {
-        Ok(server) => server,
+        Ok((server, address)) => {
+            trace.connected(route.servers.name(), address);
+            server
+        }
         Err(DialError::Unavailable) => {
+            trace.unreachable(route.servers.name());
             relay::close_without_backend(&stream, &watch, handover).await;
             stream.close();
             return CloseReason::BackendUnavailable;
         }
         // As when it resets later: the client must not take it for a clean close.
         Err(DialError::Reset) => {
+            trace.unreachable(route.servers.name());
             stream.close();
             return CloseReason::BackendFailed;
         }
@@ -138,6 +147,7 @@ async fn phases(
         close_timeout: listener.timeouts.close,
     };
     let outcome = relay::run(&sides, handover).await;
+    trace.relayed(&outcome);
 
     drop(watch);
     if outcome.client_finished {
@@ -175,8 +185,13 @@ fn report(
     if let Some(suppressed) = worker.failure_log.pass_at(worker.wheel.seconds()) {
         let reason = reason.label();
         let server_name = hello.and_then(ClientHello::server_name);
+        let versions = hello.map(|hello| version_names(&hello.versions().collect::<Vec<_>>()).join(","));
+        let ja4 = hello.map(ClientHello::ja4);
+        let alert_sent = failure.alert_sent().map(|alert| alert.to_string());
+        let alert_received = failure.alert_received().map(|alert| alert.to_string());
         tracing::info!(
-            listener = listener.name, %client, server_name, reason, error = %failure, suppressed, "handshake failed"
+            listener = listener.name, %client, server_name, versions, ja4, reason, alert_sent, alert_received,
+            error = %failure, suppressed, "handshake failed"
         );
     }
 }

@@ -17,6 +17,7 @@ use crate::ktls;
 use crate::network::Networks;
 use crate::proxy_protocol;
 use crate::relay::{BufferPool, PipePool};
+use crate::telemetry::access::AccessRing;
 use crate::telemetry::{RefusalReason, WorkerMetrics};
 use crate::timer::Wheel;
 
@@ -26,6 +27,7 @@ pub(super) struct WorkerContext {
     pub(super) pipes: Rc<PipePool>,
     pub(super) wheel: Rc<Wheel>,
     pub(super) metrics: Arc<WorkerMetrics>,
+    pub(super) access_log: AccessRing,
     pub(super) failure_log: LogLimit,
     pub(super) unique_ids: UniqueIds,
     pub(super) refusal_log: LogLimit,
@@ -93,12 +95,13 @@ impl Listener {
 
 impl WorkerContext {
     /// A worker that may have no connection until it is configured.
-    pub(super) fn new(metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    pub(super) fn new(metrics: Arc<WorkerMetrics>, access_log: AccessRing) -> Rc<Self> {
         Rc::new(Self {
             pool: BufferPool::new(0),
             pipes: Rc::default(),
             wheel: Wheel::new(Instant::now()),
             metrics,
+            access_log,
             failure_log: LogLimit::default(),
             // Keyed at random, hence a random number.
             unique_ids: UniqueIds::new(RandomState::new().build_hasher().finish()),

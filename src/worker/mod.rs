@@ -14,6 +14,7 @@ mod settings;
 mod snapshot;
 mod station;
 mod steering;
+mod trace;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,7 @@ use nix::unistd::Pid;
 
 use crate::backend;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
+use crate::telemetry::access::AccessRing;
 use crate::telemetry::{CloseReason, TicketCounters, WorkerMetrics};
 use crate::timer;
 use context::WorkerContext;
@@ -55,6 +57,8 @@ pub struct Plan {
     pub sockets: Vec<(SocketGroup, OwnedFd)>,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
+    /// Its end of the access log.
+    pub access_log: AccessRing,
     /// Where it says what has become of it.
     pub notices: Notices,
 }
@@ -130,7 +134,7 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
         tracing::warn!("workers.steering = \"cpu\" has no effect on this kernel: connections are spread by a hash");
     }
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
-    let worker = WorkerContext::new(Arc::clone(&plan.metrics));
+    let worker = WorkerContext::new(Arc::clone(&plan.metrics), plan.access_log);
     TicketCounters::adopt(Arc::clone(&plan.metrics.tickets));
     runtime.block_on(async {
         let inbox = slot.open().map_err(start_error)?;

@@ -80,7 +80,7 @@ pub(super) fn compose(
     peer: SocketAddr,
     server_name: Option<&str>,
     established: &Established,
-    ids: &UniqueIds,
+    own_id: &dyn Fn() -> [u8; 32],
 ) -> io::Result<Vec<u8>> {
     let Some(send) = send else { return Ok(Vec::new()) };
     let endpoints = match received.endpoints {
@@ -90,7 +90,7 @@ pub(super) fn compose(
     if send.version == Version::V1 {
         return Ok(encode_v1(&endpoints));
     }
-    let own_id = ids.next();
+    let own_id = own_id();
     let facts = &established.facts;
     let key_alg = facts.certificate_key();
     let certificate = facts.client_certificate();
@@ -136,7 +136,7 @@ impl UniqueIds {
     }
 
     /// The next one: 32 hexadecimal digits, so that logs can show it as it is.
-    fn next(&self) -> [u8; 32] {
+    pub(super) fn next(&self) -> [u8; 32] {
         let number = self.next.replace(self.next.get().wrapping_add(1));
         let value = u128::from(self.prefix) << 64 | u128::from(number);
         std::array::from_fn(|at| b"0123456789abcdef"[(value >> (124 - 4 * at)) as usize & 0xf])

@@ -177,6 +177,9 @@ function notices(status) {
   if (failed > 0) found.push(["bad", failed + " of " + status.workers.length + " workers failed: restart the process."]);
   if (status.phase !== "serving") found.push(["warn", "The process is " + status.phase + ": " + number(status.connections.open) + " connections are still open."]);
   if (status.log_lines_dropped > 0) found.push(["warn", number(status.log_lines_dropped) + " log lines were dropped: standard error is not read fast enough."]);
+  const lost = sum(status.logs.lines.access) - status.logs.lines.access.written + status.logs.access_dropped;
+  if (lost > 0) found.push(["warn", number(lost) + " records of the access log were lost."]);
+  if (status.logs.lines.audit.lost > 0) found.push(["bad", number(status.logs.lines.audit.lost) + " records of the audit log were lost."]);
   for (const listener of status.listeners) {
     const days = daysLeft(listener.certificate_not_after, status.now);
     if (days !== null && days < 7) found.push(["bad", "The certificate of listener " + listener.name + (days < 0 ? " has expired." : " expires in " + days + " days.")]);
@@ -239,11 +242,22 @@ function listeners(status) {
 }
 
 function tickets(status) {
-  const tickets = status.tickets, parts = [];
+  const tickets = status.tickets, keys = tickets.keys, ring = keys.ring, parts = [];
+  const ago = (date) => date ? span(Math.max(0, (new Date(status.now) - new Date(date)) / 1000)) + " ago" : "–";
+  const ahead = (date) => date ? "in " + span(Math.max(0, (new Date(date) - new Date(status.now)) / 1000)) : "–";
+  const facts = make("dl", {}, make("dt", {}, "Keys from"), make("dd", {}, keys.source.replaceAll("_", " ")),
+    make("dt", {}, "Keys in use"), make("dd", {}, String(keys.key_count)), make("dt", {}, "Last changed"), make("dd", {}, ago(keys.changed)));
+  if (ring) {
+    const kind = ring.standing === "current" ? "good" : "warn";
+    facts.append(make("dt", {}, "Ring"), make("dd", {}, make("span", { class: "pill " + kind }, ring.standing.replaceAll("_", " ")), " epoch " + ring.current_epoch),
+      make("dt", {}, "Next key"), make("dd", {}, ahead(keys.next_key)), make("dt", {}, "Next ratchet"), make("dd", {}, ahead(keys.next_ratchet)),
+      make("dt", {}, "Fingerprint"), make("dd", {}, make("code", {}, (ring.fingerprint || "–").slice(0, 16))));
+  }
+  parts.push(facts, make("h3", {}, "Sent"));
   parts.push(make("dl", {}, make("dt", {}, "Issued"), make("dd", {}, number(tickets.issued.issued)),
     make("dt", {}, "Not issued"), make("dd", {}, number(sum(tickets.issued) - tickets.issued.issued))));
   parts.push(make("h3", {}, "Received"), counts("Received tickets by result", tickets.opened, "None so far.", "Result"));
-  if (sum(tickets.ring_events) > 0) parts.push(make("h3", {}, "Ring"), counts("Events of the ring", tickets.ring_events, "", "Event"));
+  if (sum(tickets.ring_events) > 0) parts.push(make("h3", {}, "Events"), counts("Events of the ring", tickets.ring_events, "", "Event"));
   fill("tickets", ...parts);
 }
 
@@ -253,6 +267,7 @@ function facts(status) {
     ["Configuration", status.configuration.file || "none"], ["Loaded", status.configuration.loaded || ""]];
   const list = make("dl");
   for (const [term, value] of rows) list.append(make("dt", {}, term), make("dd", {}, String(value)));
+  if (status.logs.audit_head) list.append(make("dt", {}, "Audit head"), make("dd", {}, make("code", {}, status.logs.audit_head.slice(0, 24) + "…")));
   list.append(make("dt", {}, "SHA-256"), make("dd", {}, make("code", {}, status.configuration.sha256.slice(0, 16) || "–")));
   const dials = counts("Attempts to connect to servers", status.backends.dials, "None so far.", "Result");
   fill("process", list, make("h3", {}, "Connecting to servers"), dials);

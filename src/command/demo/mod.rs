@@ -16,7 +16,7 @@ use openssl::ssl::SslVersion;
 
 use super::Exit;
 use crate::guard::Clients;
-use crate::server::{Server, Settings, StartError};
+use crate::server::{LogSettings, Server, Settings, StartError};
 use crate::telemetry::{Configuration, Direction, Label};
 use crate::{admin, ktls, ticket, tls, worker};
 
@@ -169,6 +169,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
         }],
         tracked_clients_max: Clients::TRACKED_MAX,
         drain_timeout: Duration::from_secs(1),
+        logs: LogSettings::default(),
         shown: Arc::new(Configuration::none()),
     })
 }

@@ -6,6 +6,7 @@ mod certificate;
 mod client_auth;
 mod guard;
 mod listener;
+mod log;
 mod protocol;
 mod server_name;
 mod tickets;
@@ -53,6 +54,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let admin = admin::resolve(&file.admin, &listeners, environment, report);
     let tickets = tickets::resolve(&file.tickets, environment, report);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
+    let logs = log::resolve(file, environment, report);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
     if report.has_errors() {
         return None;
@@ -65,6 +67,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
         tracked_clients_max: usize::try_from(tracked_clients_max).unwrap_or(usize::MAX),
         drain_timeout,
+        logs,
         shown: Arc::new(Configuration::none()),
     })
 }
