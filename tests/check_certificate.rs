@@ -212,6 +212,19 @@ fn certificate_and_key_that_are_damaged_are_refused() {
 }
 
 #[test]
+fn certificate_that_expires_within_14_days_is_warned_of() {
+    let folder = Folder::new();
+    let key = ec_key();
+    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(5 * 86_400 + 3600);
+    let end = humantime::format_rfc3339_seconds(end).to_string().replace(['-', ':', 'T'], "");
+    folder.write("edge.crt", &certificate(&key, "20200101000000Z", &end).to_pem().unwrap());
+    folder.write_key("edge.key", &key.private_key_to_pem_pkcs8().unwrap());
+    let outcome = folder.check(GOOD);
+    assert!(outcome.stderr.contains("the certificate expires soon") && outcome.stderr.contains("5 days left"));
+    assert_eq!(outcome.code, Some(0));
+}
+
+#[test]
 fn kinds_of_keys_that_can_serve_are_taken() {
     let ed25519 = PKey::generate_ed25519().unwrap();
     for key in [rsa_key(2048), ec_key()] {

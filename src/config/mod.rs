@@ -196,7 +196,7 @@ mod tests {
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         let mut certificate = X509::builder().unwrap();
         certificate.set_not_before(&openssl::asn1::Asn1Time::days_from_now(0).unwrap()).unwrap();
-        certificate.set_not_after(&openssl::asn1::Asn1Time::days_from_now(9).unwrap()).unwrap();
+        certificate.set_not_after(&openssl::asn1::Asn1Time::days_from_now(90).unwrap()).unwrap();
         certificate.set_pubkey(&key).unwrap();
         certificate.sign(&key, openssl::hash::MessageDigest::sha256()).unwrap();
         fs::write(folder.path().join("edge.crt"), certificate.build().to_pem().unwrap()).unwrap();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 
+use super::expiry::Expiry;
 use super::inherit::{InheritError, Inherited};
 use super::notify;
 use super::reload::Reloads;
@@ -119,6 +120,7 @@ pub(super) struct Control {
     /// When the process ends even if a worker does not.
     deadline: Option<Instant>,
     pub(super) progress_due: Instant,
+    expiry: Expiry,
     /// The first failure.
     failure: Option<ServeError>,
 }
@@ -143,6 +145,7 @@ impl Control {
             is_told_to_stop: false,
             deadline: None,
             progress_due: Instant::now(),
+            expiry: Expiry::default(),
             failure: None,
         }
     }
@@ -163,7 +166,10 @@ impl Control {
                 finished = self.reloads.prepared() => self.finish_reading(finished),
                 upgraded = self.succession.ended() => self.finish_upgrade(upgraded),
                 () = due(&mut watchdog) => notify::alive(),
-                _ = tickets.tick() => self.server.maintain_tickets(),
+                _ = tickets.tick() => {
+                    self.server.maintain_tickets();
+                    self.expiry.look_at(&self.server.settings().listeners, SystemTime::now());
+                }
                 _ = watch.tick() => {
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
                         return ended;

@@ -1,6 +1,7 @@
 //! The life of the process: listeners, workers, signals, reloads, upgrades.
 
 mod control;
+mod expiry;
 mod handover;
 mod inherit;
 mod limit;

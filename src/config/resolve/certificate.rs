@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -133,7 +134,14 @@ fn warn(
     };
     let date = humantime::format_rfc3339_seconds;
     match identity.validity_at(environment.now) {
-        Validity::Valid => {}
+        Validity::Valid => {
+            let left = identity.not_after().duration_since(environment.now).unwrap_or_default();
+            if left <= RENEWAL_DUE {
+                let finding = Diagnostic::warning("the certificate expires soon");
+                let found = format!("{} days left, until {}", left.as_secs() / 86_400, date(identity.not_after()));
+                report.push_at(finding.help("renew it"), &places.certificate, of_file(found, identity.path()));
+            }
+        }
         Validity::Expired => {
             let finding = Diagnostic::warning("the certificate has expired");
             let found = format!("valid until {}", date(identity.not_after()));
@@ -289,5 +297,8 @@ fn advice(error: &IdentityError) -> (String, Option<String>, Option<String>) {
         IdentityError::TooMany { count } => (format!("{count} certificates"), None, None),
     }
 }
+
+/// How long before its end a certificate should be renewed: clients get those of 90 days, and of less before long.
+const RENEWAL_DUE: Duration = Duration::from_secs(14 * 86_400);
 
 const KEYS: &str = "allowed: RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, Ed25519";
