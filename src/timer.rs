@@ -29,6 +29,12 @@ pub struct Watch {
     entry: Rc<Entry>,
 }
 
+/// Makes the deadline of one connection pass before its time, from elsewhere on its worker.
+#[derive(Clone)]
+pub struct Trigger {
+    entry: Rc<Entry>,
+}
+
 /// The deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired;
@@ -39,6 +45,10 @@ struct Entry {
     /// What [`Watch::touch`] adds to the present.
     allowance: Cell<u64>,
     is_expired: Cell<bool>,
+    /// The deadline was made to pass before its time.
+    is_pulled: Cell<bool>,
+    /// What the deadline is for is waiting for traffic: [`Wheel::end_idle`] may end it.
+    is_idle: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Index of the place that holds the entry; [`PLACES`] when none does.
     place: Cell<usize>,
@@ -58,6 +68,8 @@ impl Wheel {
             deadline: Cell::new(0),
             allowance: Cell::new(0),
             is_expired: Cell::new(false),
+            is_pulled: Cell::new(false),
+            is_idle: Cell::new(false),
             waker: RefCell::new(None),
             place: Cell::new(PLACES),
             position: Cell::new(0),
@@ -95,6 +107,28 @@ impl Wheel {
         self.now.set(target.max(self.now.get()));
     }
 
+    /// Makes the deadlines pass of the `count` entries that have been idle longest, and for `idle_min` at least: those that
+    /// [`Watch::allow_idle`] set. Looks at every entry.
+    pub fn end_idle(&self, count: usize, idle_min: Duration) {
+        let latest = self.now.get().saturating_sub(ticks(idle_min));
+        let touched = |entry: &Rc<Entry>| entry.deadline.get().saturating_sub(entry.allowance.get());
+        let is_idle = |entry: &&Rc<Entry>| entry.is_idle.get() && !entry.is_expired.get() && touched(entry) <= latest;
+        let places = self.places.borrow();
+        let mut idle: Vec<_> = places.iter().flatten().filter(is_idle).map(Rc::clone).collect();
+        drop(places);
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, touched);
+            idle.truncate(count);
+        }
+        idle.into_iter().for_each(|entry| Trigger { entry }.pull());
+    }
+
+    /// Makes every deadline pass.
+    pub fn end_all(&self) {
+        let all: Vec<_> = self.places.borrow().iter().flatten().map(Rc::clone).collect();
+        all.into_iter().for_each(|entry| entry.expire());
+    }
+
     /// Puts an entry at its deadline, or one round ahead when that is further away.
     fn insert(&self, entry: Rc<Entry>) {
         let now = self.now.get();
@@ -123,6 +157,7 @@ impl Wheel {
 impl Watch {
     /// Sets a new deadline: `allowance` from now, and again from each [`Watch::touch`].
     pub fn allow(&self, allowance: Duration) {
+        self.entry.is_idle.set(false);
         // One tick because the present one has begun, another because a worker that was busy turns the wheel late.
         self.entry.allowance.set(ticks(allowance).max(1) + 2);
         self.touch();
@@ -133,15 +168,37 @@ impl Watch {
         }
     }
 
+    /// As [`Watch::allow`], for something that may be ended before its time when it has been idle long.
+    pub fn allow_idle(&self, allowance: Duration) {
+        self.allow(allowance);
+        self.entry.is_idle.set(true);
+    }
+
+    /// Whether the deadline was made to pass before its time.
+    pub fn was_pulled(&self) -> bool {
+        self.entry.is_pulled.get()
+    }
+
     /// As [`Watch::allow`], also after the deadline has passed.
     pub fn restart(&self, allowance: Duration) {
         self.entry.is_expired.set(false);
+        self.entry.is_pulled.set(false);
         self.allow(allowance);
     }
 
     /// Moves the deadline: there was progress.
     pub fn touch(&self) {
         self.entry.deadline.set(self.wheel.now.get() + self.entry.allowance.get());
+    }
+
+    /// A further deadline on the same wheel.
+    pub fn another(&self, allowance: Duration) -> Self {
+        self.wheel.watch(allowance)
+    }
+
+    /// What makes this deadline pass.
+    pub fn trigger(&self) -> Trigger {
+        Trigger { entry: Rc::clone(&self.entry) }
     }
 
     /// Runs `future` until it is done or the deadline has passed; the caller drops it then.
@@ -169,6 +226,29 @@ impl Watch {
         }
         drop(waker);
         future.poll(context).map(Ok)
+    }
+}
+
+impl Trigger {
+    /// Makes the deadline pass now.
+    pub fn pull(&self) {
+        self.entry.is_pulled.set(true);
+        self.entry.expire();
+    }
+}
+
+impl Entry {
+    fn expire(&self) {
+        self.is_expired.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Trigger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trigger").field("is_expired", &self.entry.is_expired.get()).finish()
     }
 }
 
@@ -234,6 +314,40 @@ mod tests {
         watch.allow(Duration::from_secs(1));
         wheel.advance_at(start + Duration::from_secs(2));
         assert_eq!(poll(&watch), Some(Expired));
+    }
+
+    #[test]
+    fn pulled_trigger_passes_the_deadline_at_once_and_a_restart_undoes_it() {
+        let (wheel, start) = wheel();
+        let watch = wheel.watch(Duration::from_secs(3600));
+        watch.trigger().pull();
+        assert_eq!(poll(&watch), Some(Expired));
+        watch.restart(Duration::from_secs(1));
+        assert_eq!(poll(&watch), None);
+        wheel.advance_at(start + Duration::from_secs(2));
+        assert_eq!(poll(&watch), Some(Expired));
+    }
+
+    #[test]
+    fn those_that_were_idle_longest_are_ended_first_and_no_others() {
+        let (wheel, start) = wheel();
+        let busy = wheel.watch(Duration::from_secs(60));
+        let idle: Vec<_> = (1..=5)
+            .map(|second| {
+                let watch = wheel.watch(Duration::from_secs(60));
+                watch.allow_idle(Duration::from_secs(3600));
+                wheel.advance_at(start + Duration::from_secs(second));
+                watch
+            })
+            .collect();
+        idle[0].touch();
+        wheel.end_idle(2, Duration::from_secs(1));
+        let ended: Vec<_> = idle.iter().map(|watch| poll(watch).is_some()).collect();
+        assert_eq!(ended, [false, true, true, false, false]);
+        wheel.end_idle(10, Duration::from_secs(2));
+        let ended: Vec<_> = idle.iter().map(Watch::was_pulled).collect();
+        assert_eq!(ended, [false, true, true, true, false]);
+        assert_eq!(poll(&busy), None);
     }
 
     #[test]

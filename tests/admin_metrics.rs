@@ -102,6 +102,7 @@ fn process() -> Process {
             listeners: vec![listener],
         }),
         reloads: ReloadView::default(),
+        memory: Arc::default(),
         ticket_ring: keeper.telemetry(),
         kernel_tls: KernelTlsView::default(),
         logs: Arc::default(),

@@ -66,7 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("relay", &["ktls", "record", "sys", "telemetry", "timer"]),
-    ("tls", &["record", "sys", "telemetry", "ticket"]),
+    ("tls", &["guard", "record", "sys", "telemetry", "ticket"]),
     ("backend", &["proxy_protocol", "sys", "telemetry", "timer"]),
     ("proxy_protocol", &["sys", "telemetry"]),
     ("ktls", &["record", "sys", "telemetry"]),
@@ -76,7 +76,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("record", &["sys"]),
     // Types only: the keys and content types that go to the kernel and to OpenSSL's key derivation.
     ("sys", &["record"]),
-    ("guard", &["network"]),
+    ("guard", &["network", "timer"]),
     ("network", &[]),
     ("timer", &[]),
 ];

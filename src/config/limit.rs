@@ -99,6 +99,8 @@ pub(super) const DRAIN_TIMEOUT: Limit<Duration> = seconds(0, 30, DAY);
 pub(super) const HANDSHAKE_TIMEOUT: Limit<Duration> = seconds(100, 10, 300);
 /// Long-lived idle connections (message queues, WebSocket) ask for hours.
 pub(super) const IDLE_TIMEOUT: Limit<Duration> = seconds(100, 300, 7 * DAY);
+/// A reader that takes less than 16 KiB in this time holds more memory than it is worth.
+pub(super) const STALL_TIMEOUT: Limit<Duration> = seconds(100, 60, DAY);
 /// A half-closed connection may still carry a long answer.
 pub(super) const CLOSE_TIMEOUT: Limit<Duration> = seconds(100, 10, 3600);
 /// Backends are near: seconds mean that the server is gone.
@@ -111,8 +113,13 @@ pub(super) const TICKET_COUNT: Limit<u64> = Limit { min: 1, default: 2, max: 8 }
 pub(super) const TICKET_KEY_FILE_COUNT_MAX: usize = crate::ticket::KEY_FILES_MAX;
 /// Open client connections per worker.
 pub(super) const CONNECTIONS_MAX: Limit<u64> = Limit { min: 1, default: 16_384, max: 1 << 20 };
+/// Handshakes under way per worker: at 10 000 new connections a second, each has 0.4 s for its client to answer before
+/// it may have to give way.
+pub(super) const HANDSHAKES_MAX: Limit<u64> = Limit { min: 16, default: 4096, max: 1 << 20 };
 /// Open client connections per worker and listener.
 pub(super) const LISTENER_CONNECTIONS_MAX: Bounds<u64> = Bounds { min: 1, max: 1 << 20 };
+/// Below 32 MiB there would be no room for the process itself.
+pub(super) const MEMORY_MAX: Bounds<ByteCount> = Bounds { min: ByteCount(32 * MIB), max: ByteCount(16_384 * GIB) };
 /// Clients in the table of all workers, which takes 16 bytes for each once there is a client with limits.
 pub(super) const TRACKED_CLIENTS_MAX: Limit<u64> = Limit { min: 1024, default: TRACKED_MAX, max: 1 << 24 };
 /// Open connections of one client.

@@ -49,6 +49,10 @@ pub(super) struct File {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
+    /// Memory that the process may have in RAM. Near it, large relay buffers are given up, then accepting; at it, the
+    /// connections that have been idle longest are closed. Absent: no bound.
+    #[schemars(transform = limit::MEMORY_MAX.describe())]
+    pub(super) memory_max: Field<ByteCount>,
     /// Clients that `client_limits` tell apart at the same time, over all listeners. Beyond it clients are let in
     /// without these limits, and counted.
     #[schemars(transform = limit::TRACKED_CLIENTS_MAX.describe())]
@@ -75,6 +79,10 @@ pub(super) struct Workers {
     /// Largest number of open client connections per worker; at the bound it stops accepting until one closes.
     #[schemars(transform = limit::CONNECTIONS_MAX.describe())]
     pub(super) connections_max: Field<u64>,
+    /// Largest number of handshakes under way per worker; at the bound the one that has waited longest for its client
+    /// gives way to a new connection.
+    #[schemars(transform = limit::HANDSHAKES_MAX.describe())]
+    pub(super) handshakes_max: Field<u64>,
     /// Memory that one worker uses for relay buffers at most.
     #[schemars(transform = limit::BUFFER_MEMORY.describe())]
     pub(super) buffer_memory: Field<ByteCount>,
@@ -198,6 +206,10 @@ pub(super) struct Listener {
     /// Without a byte in either direction.
     #[schemars(transform = limit::IDLE_TIMEOUT.describe())]
     pub(super) idle_timeout: Field<Duration>,
+    /// Without a record's worth of data taken by a side that data waits for: the client or the backend has stopped
+    /// reading.
+    #[schemars(transform = limit::STALL_TIMEOUT.describe())]
+    pub(super) stall_timeout: Field<Duration>,
     /// From the close of one direction to the end of the connection.
     #[schemars(transform = limit::CLOSE_TIMEOUT.describe())]
     pub(super) close_timeout: Field<Duration>,

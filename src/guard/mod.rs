@@ -2,7 +2,11 @@
 //! for all.
 
 mod clients;
+mod handshakes;
+mod pressure;
 mod settings;
 
 pub use clients::{Admission, Clients, Refusal, Seat};
+pub use handshakes::{Attempt, Cost, Handshakes, TURN_TIME, Turn};
+pub use pressure::{Pressure, PressureCell};
 pub use settings::{ClientLimits, Rate};

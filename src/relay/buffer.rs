@@ -25,6 +25,7 @@ pub struct BufferPool {
     large: RefCell<Vec<Storage>>,
     large_lent: Cell<usize>,
     large_lent_max: Cell<usize>,
+    is_lending_large: Cell<bool>,
 }
 
 /// A borrowed buffer; dropped, it goes back to its pool.
@@ -72,6 +73,7 @@ impl BufferPool {
             large: RefCell::default(),
             large_lent: Cell::new(0),
             large_lent_max: Cell::new(large_bytes_max / LARGE_LEN),
+            is_lending_large: Cell::new(true),
         })
     }
 
@@ -82,7 +84,8 @@ impl BufferPool {
 
     /// Lends a buffer. Its content is whatever its last borrower left there.
     pub fn take(self: &Rc<Self>, size: Size) -> Buffer {
-        let is_large = size == Size::Large && self.large_lent.get() < self.large_lent_max.get();
+        let has_budget = self.is_lending_large.get() && self.large_lent.get() < self.large_lent_max.get();
+        let is_large = size == Size::Large && has_budget;
         let (kept, len) = if is_large { (&self.large, LARGE_LEN) } else { (&self.small, SMALL_LEN) };
         if is_large {
             self.large_lent.set(self.large_lent.get() + 1);
@@ -92,6 +95,15 @@ impl BufferPool {
             .pop()
             .unwrap_or_else(|| Storage { bytes: vec![0; len].into_boxed_slice(), parts: Vec::new() });
         Buffer { storage: Some(storage), pool: Rc::clone(self) }
+    }
+
+    /// Whether large buffers are lent from now on, as far as the budget goes; if not, none are kept either.
+    pub fn lend_large(&self, is_lending: bool) {
+        self.is_lending_large.set(is_lending);
+        if !is_lending {
+            self.large.borrow_mut().clear();
+            self.small.borrow_mut().clear();
+        }
     }
 
     /// Large buffers lent at the moment.
@@ -130,7 +142,7 @@ impl Drop for Buffer {
         storage.parts.clear();
         let (kept, kept_max) = if storage.bytes.len() == LARGE_LEN {
             self.pool.large_lent.set(self.pool.large_lent.get() - 1);
-            (&self.pool.large, LARGE_KEPT_MAX)
+            (&self.pool.large, if self.pool.is_lending_large.get() { LARGE_KEPT_MAX } else { 0 })
         } else {
             (&self.pool.small, SMALL_KEPT_MAX)
         };
@@ -163,6 +175,19 @@ mod tests {
         assert_eq!(pool.small.borrow().len(), SMALL_KEPT_MAX);
         drop((0..LARGE_KEPT_MAX + 2).map(|_| pool.take(Size::Large)).collect::<Vec<_>>());
         assert_eq!(pool.large.borrow().len(), LARGE_KEPT_MAX);
+    }
+
+    #[test]
+    fn pool_that_lends_no_large_buffers_keeps_none_either() {
+        let pool = BufferPool::new(2 * LARGE_LEN);
+        let lent = pool.take(Size::Large);
+        drop(pool.take(Size::Large));
+        pool.lend_large(false);
+        assert_eq!(pool.take(Size::Large).len(), SMALL_LEN);
+        drop(lent);
+        assert!(pool.large.borrow().is_empty());
+        pool.lend_large(true);
+        assert_eq!(pool.take(Size::Large).len(), LARGE_LEN);
     }
 
     #[test]

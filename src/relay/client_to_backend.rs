@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::Sides;
 use super::buffer::{Buffer, Part, Size};
 use super::client_writer::ClientWriter;
-use super::close::{Broken, Ended, TRUNCATION_LINGER};
+use super::close::{Broken, Ended, Side, TRUNCATION_LINGER};
 use super::offload::{Offload, Progress};
+use super::stall;
 use crate::record::{
     Alert, AlertDescription, CipherSuite, ContentType, Event, Framing, Opener, PostHandshake, ProtocolVersion,
     TrafficSecret, frame_protected,
@@ -304,7 +305,7 @@ impl<'a> ClientToBackend<'a> {
             match send_once(self.sides, bytes, &parts[first..]) {
                 Ok(sent) => first += skip(&mut parts[first..], sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.sides.backend.writable().await.map_err(Broken::Backend)?;
+                    stall::writable(self.sides, Side::Backend).await?;
                     self.sides.watch.touch();
                 }
                 Err(error) => return Err(Broken::Backend(error)),

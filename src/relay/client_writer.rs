@@ -6,9 +6,10 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 
 use super::Sides;
-use super::close::Broken;
+use super::close::{Broken, Side};
 use super::kernel_writer::{self, KernelWriter};
 use super::offload::{Offload, Progress};
+use super::stall;
 use crate::record::{
     Alert, CipherSuite, ContentType, KEY_UPDATE_NOT_REQUESTED, PLAINTEXT_LEN_MAX, ProtocolVersion, SealError, Sealer,
     TrafficSecret,
@@ -307,7 +308,7 @@ impl<'a> ClientWriter<'a> {
     }
 
     async fn wait_writable(&self) -> Result<(), Broken> {
-        self.sides.client.writable().await.map_err(Broken::Client)
+        stall::writable(self.sides, Side::Client).await
     }
 
     fn seal_control(&self, sealer: &mut Sealer, content_type: ContentType, payload: &[u8]) -> Result<(), SealError> {

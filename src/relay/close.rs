@@ -39,6 +39,23 @@ pub(super) enum Ended {
     BackendClosed,
 }
 
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Backend,
+}
+
+impl Side {
+    /// The failure of this side's socket.
+    pub(super) fn broken(self, error: io::Error) -> Broken {
+        match self {
+            Self::Client => Broken::Client(error),
+            Self::Backend => Broken::Backend(error),
+        }
+    }
+}
+
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -46,6 +63,8 @@ pub(super) enum Broken {
     Client(io::Error),
     #[error("backend: {0}")]
     Backend(io::Error),
+    #[error("{0:?} has stopped taking data")]
+    Stalled(Side),
     #[error("client sent alert {0}")]
     AlertReceived(AlertDescription),
     #[error(transparent)]
@@ -77,6 +96,8 @@ impl Broken {
         match self {
             Self::Client(_) => CloseReason::ClientFailed,
             Self::Backend(_) => CloseReason::BackendFailed,
+            Self::Stalled(Side::Client) => CloseReason::ClientStalled,
+            Self::Stalled(Side::Backend) => CloseReason::BackendStalled,
             Self::AlertReceived(_) => CloseReason::AlertReceived,
             Self::Record(_) | Self::KernelFault(_) => CloseReason::BadRecord,
             Self::RekeyUnsupported => CloseReason::RekeyUnsupported,
@@ -91,8 +112,8 @@ impl Broken {
     /// What the client is told.
     fn alert(&self) -> Option<Alert> {
         match self {
-            // A socket that failed cannot be told; a backend that failed shows as a truncation, which it is.
-            Self::Client(_) | Self::Backend(_) | Self::AlertReceived(_) => None,
+            // A socket that failed or is full cannot be told; a backend that failed shows as a truncation, which it is.
+            Self::Client(_) | Self::Backend(_) | Self::Stalled(_) | Self::AlertReceived(_) => None,
             Self::RecordLimit => Some(Alert::CLOSE_NOTIFY),
             Self::Record(error) => Some(Alert::fatal(error.alert())),
             Self::PostHandshake(error) => Some(Alert::fatal(error.alert())),
@@ -166,9 +187,8 @@ pub(super) async fn after_last_answer(sides: &Sides<'_>, writer: &ClientWriter<'
 
 /// The deadline passed with no direction at its end: the connection was idle, or a side stopped reading. The client is
 /// told with close_notify, unless it stopped in the middle of a record.
-pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) -> CloseReason {
+pub(super) async fn idle(sides: &Sides<'_>, writer: &ClientWriter<'_>) {
     send_alert(sides, writer, Alert::CLOSE_NOTIFY).await;
-    CloseReason::IdleTimeout
 }
 
 async fn send_alert(sides: &Sides<'_>, writer: &ClientWriter<'_>, alert: Alert) {

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 
 use super::buffer::{Part, SMALL_LEN, Size};
 use super::client_to_backend::{ClientToBackend, Found};
-use super::close::{Broken, Ended};
+use super::close::{Broken, Ended, Side};
 use super::pipe::{Loan, PIPE_LEN};
+use super::stall;
 use crate::ktls::control::{self, Received, RecordFault};
 use crate::record::{ContentType, PLAINTEXT_LEN_MAX};
 use crate::telemetry::{Direction, RelayPath};
@@ -107,7 +108,7 @@ impl ClientToBackend<'_> {
             match pipe.drain(self.sides.backend.as_fd()) {
                 Ok(_) => self.sides.watch.touch(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.sides.backend.writable().await.map_err(Broken::Backend)?;
+                    stall::writable(self.sides, Side::Backend).await?;
                 }
                 Err(error) => return Err(Broken::Backend(error)),
             }

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 
 use super::backend_to_client::{BackendToClient, Turn};
 use super::buffer::{SMALL_LEN, Size};
-use super::close::Broken;
+use super::close::{Broken, Side};
 use super::pipe::PIPE_LEN;
+use super::stall;
 use crate::ktls::control;
 use crate::telemetry::{Direction, RelayPath};
 
@@ -48,7 +49,7 @@ impl BackendToClient<'_> {
             match pipe.drain(self.sides.client.as_fd()) {
                 Ok(sent) => self.writer.sent_to_kernel(sent, pipe.filled()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.sides.client.writable().await.map_err(Broken::Client)?;
+                    stall::writable(self.sides, Side::Client).await?;
                 }
                 Err(error) => return Err(send_failed(error)),
             }
@@ -75,7 +76,7 @@ impl BackendToClient<'_> {
                     self.writer.sent_to_kernel(len, received - sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.sides.client.writable().await.map_err(Broken::Client)?;
+                    stall::writable(self.sides, Side::Client).await?;
                 }
                 Err(error) => return Err(send_failed(error)),
             }

@@ -14,6 +14,7 @@ mod kernel_send;
 mod kernel_writer;
 mod offload;
 mod pipe;
+mod stall;
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -64,6 +65,8 @@ pub struct Sides<'a> {
     pub records_per_key: u64,
     /// How long without a byte ends the connection.
     pub idle_timeout: Duration,
+    /// How long a side may take nothing of what waits for it.
+    pub stall_timeout: Duration,
     /// How long the client may take to answer our close.
     pub close_timeout: Duration,
 }
@@ -105,7 +108,7 @@ pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
     let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
     let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
     let sealing = BackendToClient::new(sides, &writer, &offload);
-    sides.watch.allow(sides.idle_timeout);
+    sides.watch.allow_idle(sides.idle_timeout);
     let result = {
         let (opened, sealed) = (pin!(opening.run(leftover)), pin!(sealing.run()));
         sides.watch.guard(pin!(join(opened, sealed, || sealing.lose_backend()))).await
@@ -118,7 +121,11 @@ pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
         Err(_) if sealing.has_lost_backend() => CloseReason::BackendFailed,
         Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,
         Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
-        Err(_) => close::idle(sides, &writer).await,
+        Err(_) => {
+            let reason = if sides.watch.was_pulled() { CloseReason::MemoryShort } else { CloseReason::IdleTimeout };
+            close::idle(sides, &writer).await;
+            reason
+        }
     };
     Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed), moved: offload.moved() }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 
 use super::expiry::Expiry;
 use super::inherit::{InheritError, Inherited};
+use super::memory::MemoryWatch;
 use super::notify;
 use super::reload::Reloads;
 use super::settings::{Reader, Settings};
@@ -115,6 +116,7 @@ pub(super) struct Control {
     pub(super) watch: Watch,
     pub(super) succession: Succession,
     pub(super) door: Door,
+    memory: MemoryWatch,
     /// A signal to stop has come; the next one means at once.
     is_told_to_stop: bool,
     /// When the process ends even if a worker does not.
@@ -135,6 +137,7 @@ impl Control {
         door: Door,
     ) -> Self {
         Self {
+            memory: MemoryWatch::new(server.pressure(), Arc::clone(&process.memory)),
             server,
             process,
             drain_timeout,
@@ -171,6 +174,7 @@ impl Control {
                     self.expiry.look_at(&self.server.settings().listeners, SystemTime::now());
                 }
                 _ = watch.tick() => {
+                    self.memory.look(self.server.settings().memory_max_bytes);
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
                         return ended;
                     }

@@ -6,6 +6,7 @@ mod handover;
 mod inherit;
 mod limit;
 mod logs;
+mod memory;
 mod notify;
 mod reload;
 mod settings;

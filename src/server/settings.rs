@@ -20,6 +20,8 @@ pub struct Settings {
     pub listeners: Vec<worker::ListenerSettings>,
     /// At least one backend.
     pub backends: Vec<backend::Settings>,
+    /// Memory that the process may have in RAM before it gives something up; none: no bound.
+    pub memory_max_bytes: Option<u64>,
     /// Clients that limits per client tell apart at the same time.
     pub tracked_clients_max: usize,
     /// How long a drain waits for open connections.
@@ -61,6 +63,7 @@ impl Settings {
             tickets: ticket::Settings { ring: None, key_files: Vec::new(), lifetime: Duration::ZERO, count: 1 },
             listeners: Vec::new(),
             backends: Vec::new(),
+            memory_max_bytes: None,
             tracked_clients_max: 1,
             drain_timeout: Duration::from_secs(60),
             logs: LogSettings::default(),

@@ -17,7 +17,7 @@ use super::snapshot::Prepared;
 use super::sockets::Sockets;
 use super::tickets::{self, Tickets};
 use super::watch::Stamps;
-use crate::guard::Clients;
+use crate::guard::{Clients, PressureCell};
 use crate::ktls;
 use crate::telemetry::access::AccessRing;
 use crate::telemetry::audit::{Actor, AuditEvent, CertificateFact};
@@ -48,6 +48,7 @@ pub struct Server {
     tickets: Tickets,
     logs: Logs,
     notices: Option<UnboundedReceiver<(usize, Notice)>>,
+    pressure: PressureCell,
 }
 
 /// Why the proxy could not start, or a configuration could not be put in service.
@@ -153,6 +154,7 @@ impl Server {
             tickets,
             logs,
             notices: Some(notices),
+            pressure: PressureCell::default(),
         };
         for ((index, share), access_log) in shares.into_iter().enumerate().zip(access_rings) {
             if let Err(source) = server.spawn(index, share, access_log, &sender) {
@@ -180,6 +182,7 @@ impl Server {
             metrics: Arc::clone(&self.metrics[index]),
             access_log,
             notices: Notices { worker: index, sender: sender.clone() },
+            pressure: self.pressure.clone(),
         })?;
         self.workers.push(Some(handle));
         Ok(())
@@ -240,6 +243,11 @@ impl Server {
         let certificates = self.snapshot.listeners.iter().flat_map(certificate_facts);
         let certificates = certificates.take(AUDIT_CERTIFICATES_MAX).collect();
         self.logs.audit(event, by, detail, &self.settings.shown.sha256, certificates);
+    }
+
+    /// How short memory is, as the workers are told.
+    pub(super) fn pressure(&self) -> PressureCell {
+        self.pressure.clone()
     }
 
     /// What is in service.
@@ -405,6 +413,7 @@ impl Server {
             snapshot: Arc::new(Snapshot {
                 generation: FIRST_GENERATION,
                 connections_max: 1,
+                handshakes_max: 1,
                 buffer_bytes_max: 0,
                 listeners: Vec::new(),
                 tickets: crate::ticket::TicketSettings::default(),
@@ -418,6 +427,7 @@ impl Server {
             tickets: Tickets::none(),
             logs: Logs::start(&Settings::sample(workers.len()), 0).unwrap().0,
             notices: None,
+            pressure: PressureCell::default(),
             workers,
         }
     }
@@ -448,6 +458,7 @@ fn snapshot(
     Ok(Snapshot {
         generation,
         connections_max: settings.workers.connections_max,
+        handshakes_max: settings.workers.handshakes_max,
         buffer_bytes_max: settings.workers.buffer_bytes_max,
         listeners,
         tickets: tickets::issuing(&settings.tickets),

@@ -40,6 +40,7 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         logs: server.logs().counters(),
         audit_head: server.logs().audit_head(),
         configuration: Arc::clone(&settings.shown).into(),
+        memory: Arc::default(),
         phase: PhaseCell::new(),
         drain: arc_swap::ArcSwapOption::empty(),
     }

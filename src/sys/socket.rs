@@ -18,6 +18,8 @@ pub const VECTOR_PARTS_MAX: usize = 64;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_FIN_WAIT1: u8 = 4;
 const TCP_FIN_WAIT2: u8 = 5;
+// That of one that is no more.
+const TCP_CLOSE: u8 = 7;
 
 /// A connected stream socket (TCP or unix) of this worker.
 #[derive(Debug)]
@@ -144,6 +146,16 @@ impl Stream {
 
     /// Whether the peer has ended its side, or the connection is gone, whatever is still unread. Only for TCP.
     pub fn is_ended_by_peer(&self) -> bool {
+        !matches!(self.tcp_state(), Some(TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2))
+    }
+
+    /// Whether the connection is no more: reset by the peer, or given up by the kernel. Only for TCP.
+    pub fn is_gone(&self) -> bool {
+        self.tcp_state().is_none_or(|state| state == TCP_CLOSE)
+    }
+
+    /// The state of the connection, as in linux/tcp.h.
+    fn tcp_state(&self) -> Option<u8> {
         // SAFETY: tcp_info is plain data for which all zeroes is a valid value.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
         let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -151,7 +163,7 @@ impl Stream {
         let result = unsafe {
             libc::getsockopt(self.raw(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
         };
-        result != 0 || !matches!(info.tcpi_state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2)
+        (result == 0).then_some(info.tcpi_state)
     }
 
     /// The pending error of the socket, which is cleared by the call.
@@ -188,6 +200,11 @@ impl Acceptor {
     /// When the runtime cannot register the descriptor (epoll only).
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { readiness: Stream::new(socket)? })
+    }
+
+    /// Ends listening, whoever else holds the socket; connections that wait are reset.
+    pub fn shut_down(&self) {
+        let _ = nix::sys::socket::shutdown(self.readiness.raw(), nix::sys::socket::Shutdown::Both);
     }
 
     /// Waits until a connection is there to be accepted.

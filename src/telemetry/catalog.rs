@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
 use super::kernel_tls::{self, Statistics};
+use super::memory::MemoryMetrics;
 use super::output::LogCounters;
 use super::reload::ReloadView;
 use super::ticket::{RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters};
@@ -82,6 +83,7 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
+    let (memory_steps, _) = memory_steps(&MemoryMetrics::default());
     let ticket_ring = ticket_ring(&RingTelemetry::default()).into_iter().map(|(metric, _)| metric);
     let (log_lines, _) = log_lines(&LogCounters::default());
     let kernel_tls = Statistics::default();
@@ -103,6 +105,9 @@ pub fn all() -> Vec<Metric> {
         certificate_not_after(),
         workers(),
         worker_connections_open(),
+        resident_memory(),
+        memory_pressure(),
+        memory_steps,
     ];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
     process.into_iter().chain(ticket_ring).chain([kernel_events, kernel_open]).chain(counted).collect()
@@ -233,6 +238,35 @@ fn kernel_samples(names: &[&'static str], statistics: &Statistics) -> Vec<Sample
     names.iter().map(sample).collect()
 }
 
+/// Memory in RAM.
+pub(super) fn resident_memory() -> Metric {
+    Metric {
+        subject: "sluice_process_resident_memory",
+        unit: Some(Unit::Bytes),
+        kind: MetricKind::Gauge,
+        help: "Memory that the process has in RAM, without what the kernel holds for its sockets",
+        labels: Vec::new(),
+    }
+}
+
+/// How short memory is.
+pub(super) fn memory_pressure() -> Metric {
+    Metric {
+        subject: "sluice_memory_pressure",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Steps that are in force because memory is near server.memory_max: 1 no large buffers, 2 nor new \
+               connections, 3 idle connections are closed, too",
+        labels: Vec::new(),
+    }
+}
+
+/// What was given up.
+pub(super) fn memory_steps(metrics: &MemoryMetrics) -> (Metric, Vec<Sample>) {
+    let help = "Times that memory came so near to server.memory_max that this was given up";
+    read("sluice_memory_steps", help, &metrics.steps)
+}
+
 /// The ticket ring. Where there is none, what is only known of one has no samples.
 pub(super) fn ticket_ring(ring: &RingTelemetry) -> Vec<(Metric, Vec<Sample>)> {
     let status = ring.status();
@@ -340,6 +374,9 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         connections_refused,
         clients_untracked,
         proxy_headers,
+        handshakes_open,
+        handshakes_waiting,
+        handshake_backlogs,
         handshakes,
         handshakes_failed,
         client_certificates,
@@ -381,6 +418,17 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
             "sluice_proxy_headers",
             "PROXY protocol headers that connections had to begin with, by what became of them",
             proxy_headers,
+        ),
+        read("sluice_handshakes_open", "TLS handshakes under way, as of the last tenth of a second", handshakes_open),
+        read(
+            "sluice_handshakes_waiting",
+            "TLS handshakes that wait for the CPU, as of the last tenth of a second",
+            handshakes_waiting,
+        ),
+        read(
+            "sluice_handshake_backlogs",
+            "Times that a worker stopped accepting because too many handshakes waited for the CPU",
+            handshake_backlogs,
         ),
         read("sluice_handshakes", "TLS handshakes completed", handshakes),
         read("sluice_handshakes_failed", "TLS handshakes that did not complete, by why", handshakes_failed),

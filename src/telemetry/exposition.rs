@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use super::catalog::{self, Metric, MetricKind, Sample};
 use super::diagnostics;
 use super::kernel_tls::Statistics;
+use super::memory::MemoryMetrics;
 use super::process::{Phase, Process, WorkerState};
 
 /// The media type of the exposition.
@@ -72,6 +73,9 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         (catalog::certificate_not_after(), certificate_ends(process)),
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
+        (catalog::resident_memory(), vec![sample([], MemoryMetrics::resident_bytes().unwrap_or_default().into())]),
+        (catalog::memory_pressure(), vec![sample([], process.memory.pressure.value().into())]),
+        catalog::memory_steps(&process.memory),
     ];
     readings.extend(catalog::ticket_ring(&process.ticket_ring));
     // Where the kernel has no TLS, there is nothing to count.

@@ -26,6 +26,12 @@ label_enum! {
         ProtocolViolation = "protocol_violation",
         /// No byte in either direction for the idle time-out.
         IdleTimeout = "idle_timeout",
+        /// It was idle, and memory was short.
+        MemoryShort = "memory_short",
+        /// The client took nothing of what waited for it for the stall time-out.
+        ClientStalled = "client_stalled",
+        /// The backend took nothing of what waited for it for the stall time-out.
+        BackendStalled = "backend_stalled",
         /// The client did not answer our close in time.
         CloseTimeout = "close_timeout",
         /// TLS 1.2: the key has protected as much as it may.
@@ -92,6 +98,8 @@ label_enum! {
         Closed = "closed",
         /// The deadline passed.
         TimedOut = "timed_out",
+        /// It had waited longest for its client when there were too many.
+        GaveWay = "gave_way",
         /// Trouble on our side.
         Internal = "internal",
     }

@@ -9,6 +9,7 @@ pub mod diagnostics;
 pub mod exposition;
 pub mod kernel_tls;
 mod label;
+mod memory;
 pub mod output;
 mod process;
 mod reload;
@@ -21,6 +22,7 @@ pub use label::{
     AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, LogName,
     LogResult, ProxyHeader, RefusalReason, RelayPath, Version,
 };
+pub use memory::{MemoryMetrics, MemoryStep};
 pub use process::{
     DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, SnapshotView, WorkerState,
     WorkerStateCell, WorkerView,

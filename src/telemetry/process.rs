@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::audit;
 use super::configuration::Configuration;
 use super::label::CloseReason;
+use super::memory::MemoryMetrics;
 use super::output::LogCounters;
 use super::reload::ReloadView;
 use super::ticket::RingTelemetry;
@@ -49,6 +50,8 @@ pub struct Process {
     pub audit_head: Arc<Mutex<Option<audit::Head>>>,
     /// What runs.
     pub configuration: ArcSwap<Configuration>,
+    /// How short memory is.
+    pub memory: Arc<MemoryMetrics>,
     /// What the process is doing.
     pub phase: PhaseCell,
     /// The drain under way, if there is one.
@@ -289,6 +292,7 @@ impl Process {
             logs: Arc::default(),
             audit_head: Arc::default(),
             configuration: ArcSwap::from_pointee(Configuration::none()),
+            memory: Arc::default(),
             phase: PhaseCell::new(),
             drain: ArcSwapOption::empty(),
         }

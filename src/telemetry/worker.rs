@@ -31,6 +31,12 @@ pub struct WorkerMetrics {
     pub clients_untracked: Counter,
     /// PROXY protocol headers that were due, by what became of them.
     pub proxy_headers: ByLabel<ProxyHeader>,
+    /// Handshakes under way.
+    pub handshakes_open: Gauge,
+    /// Handshakes that wait for the CPU, as of the last tick.
+    pub handshakes_waiting: Gauge,
+    /// Times that accepting paused because too many handshakes waited for the CPU.
+    pub handshake_backlogs: Counter,
     /// Handshakes completed.
     pub handshakes: ByLabel<Version, ByLabel<Kind>>,
     /// Handshakes failed, by why.

@@ -6,10 +6,11 @@ use super::client_hello::ClientHello;
 use super::context::Context;
 use super::failure::Failure;
 use super::handshake::{Established, Handshake, Progress};
+use crate::guard::Attempt;
 use crate::sys::socket::Stream;
 
 /// Completes the handshake with the client, whose first bytes are `early`. There is no deadline here: the caller drops the
-/// future when time is over.
+/// future when time is over. Whatever asks for public-key cryptography waits for a turn of `attempt`.
 ///
 /// `client_hello` is set as soon as the client has sent one, so that it outlives failure and dropping.
 ///
@@ -21,12 +22,18 @@ pub async fn accept(
     client: &Stream,
     context: &Context,
     early: Vec<u8>,
+    attempt: &Attempt,
     client_hello: &mut Option<ClientHello>,
 ) -> Result<Established, Failure> {
     let mut handshake = Handshake::new(context)?;
-    let mut progress = if early.is_empty() { Ok(Progress::Continue) } else { handshake.receive(&early) };
+    handshake.feed(&early);
+    let mut received = Ok(());
     drop(early);
     loop {
+        let progress = match received {
+            Ok(()) => advance(client, &mut handshake, attempt).await,
+            Err(failure) => Err(failure),
+        };
         if client_hello.is_none() {
             *client_hello = handshake.take_client_hello();
         }
@@ -35,18 +42,34 @@ pub async fn accept(
             Progress::Continue => client.readable().await.map_err(Failure::Io)?,
             Progress::Done => return handshake.finish(),
         }
-        progress = receive_once(client, &mut handshake);
+        received = receive_once(client, &mut handshake);
     }
 }
 
+/// Goes as far as what was received allows.
+async fn advance(client: &Stream, handshake: &mut Handshake, attempt: &Attempt) -> Result<Progress, Failure> {
+    if !handshake.needs_public_key() {
+        return handshake.advance();
+    }
+    let turn = attempt.turn(|| handshake.cost()).await;
+    // Who had to wait may have given up meanwhile, and then nobody would see the result.
+    if turn.has_waited && client.is_ended_by_peer() {
+        return Err(Failure::Closed);
+    }
+    handshake.advance()
+}
+
 /// Reads once what is there. The buffer lives on the stack of this call, so a waiting handshake does not hold it.
-fn receive_once(client: &Stream, handshake: &mut Handshake) -> Result<Progress, Failure> {
+fn receive_once(client: &Stream, handshake: &mut Handshake) -> Result<(), Failure> {
     let mut buffer = [0; RECEIVE_LEN];
     match client.recv(&mut buffer) {
         Ok(0) if handshake.has_begun() => Err(Failure::Closed),
         Ok(0) => Err(Failure::ClosedSilently),
-        Ok(len) => handshake.receive(&buffer[..len]),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Progress::Continue),
+        Ok(len) => {
+            handshake.feed(&buffer[..len]);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(Failure::Io(error)),
     }
 }

@@ -71,6 +71,13 @@ impl ClientHello {
         alpn_names(self.list(extension::ALPN, LengthOf::Two).unwrap_or_default())
     }
 
+    /// Whether the client wants to resume a session: with a pre-shared key (RFC 8446 section 4.2.11) or a ticket (RFC 5077
+    /// section 3.2).
+    pub fn offers_session(&self) -> bool {
+        let has_ticket = self.extension(extension::SESSION_TICKET).is_some_and(|ticket| !ticket.is_empty());
+        has_ticket || self.extension(extension::PRE_SHARED_KEY).is_some()
+    }
+
     /// The types of the extensions, in the client's order, GREASE included.
     pub fn extension_types(&self) -> impl Iterator<Item = u16> {
         self.extensions().map(|(kind, _)| kind)
@@ -251,6 +258,8 @@ pub(super) mod extension {
     pub(in crate::tls) const SUPPORTED_GROUPS: u16 = 10;
     pub(in crate::tls) const SIGNATURE_ALGORITHMS: u16 = 13;
     pub(in crate::tls) const ALPN: u16 = 16;
+    pub(in crate::tls) const SESSION_TICKET: u16 = 35;
+    pub(in crate::tls) const PRE_SHARED_KEY: u16 = 41;
     pub(in crate::tls) const SUPPORTED_VERSIONS: u16 = 43;
 }
 
@@ -322,6 +331,13 @@ pub(super) mod tests {
         assert_eq!(hello.versions().collect::<Vec<_>>(), [0x0303]);
         assert_eq!((hello.server_name(), hello.alpn().count()), (None, 0));
         assert!(hello.groups().is_none() && hello.signature_algorithms().is_none());
+    }
+
+    #[test]
+    fn hello_with_a_ticket_or_a_pre_shared_key_offers_a_session() {
+        let offers = |extensions: &[(u16, &[u8])]| ClientHello::parse(&body(&[], extensions)).unwrap().offers_session();
+        assert!(offers(&[(35, b"ticket")]) && offers(&[(41, &[])]));
+        assert!(!offers(&[(35, &[])]) && !offers(&[(10, &[])]));
     }
 
     #[test]

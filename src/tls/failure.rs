@@ -30,6 +30,9 @@ pub enum Failure {
     /// The client: more handshake than anybody needs.
     #[error("client sent more than {} bytes of handshake", super::handshake::HANDSHAKE_BYTES_MAX)]
     TooLong,
+    /// Here: so many handshakes were under way that this one, which had waited longest for its client, had to give way.
+    #[error("handshake gave way to a new one: it had waited longest for its client (workers.handshakes_max)")]
+    GaveWay,
     /// The client gave up with an alert.
     #[error("client sent alert {}", AlertDescription::from_code(*.0))]
     AlertReceived(u8),
@@ -102,6 +105,7 @@ impl Failure {
             Self::ClosedSilently => FailureReason::ClosedSilently,
             Self::Closed | Self::Io(_) => FailureReason::Closed,
             Self::TimedOut => FailureReason::TimedOut,
+            Self::GaveWay => FailureReason::GaveWay,
             Self::Library(_) | Self::Keys(_) | Self::Internal(_) => FailureReason::Internal,
         }
     }

@@ -15,6 +15,7 @@ use super::context::Context;
 use super::facts::Facts;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
+use crate::guard::Cost;
 use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
 use crate::sys;
 use crate::telemetry::ClientCertificate;
@@ -104,9 +105,34 @@ impl Handshake {
     /// # Errors
     /// Any of [`Failure`]; [`Handshake::output`] then holds the alert for the client, if there is one to send.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Progress, Failure> {
+        self.feed(bytes);
+        self.advance()
+    }
+
+    /// Takes bytes from the client for [`Handshake::advance`] to work on.
+    pub fn feed(&mut self, bytes: &[u8]) {
         self.received_bytes = self.received_bytes.saturating_add(bytes.len());
         self.stream.get_mut().unread.extend_from_slice(bytes);
-        let mut result = self.advance();
+    }
+
+    /// Whether what was fed asks for public-key cryptography: a ClientHello, or the client's key exchange of TLS 1.2.
+    /// What is protected comes at the end, where little is left to be computed.
+    pub fn needs_public_key(&self) -> bool {
+        self.stream.get_ref().next_record().is_some_and(|record| record[0] == HANDSHAKE)
+    }
+
+    /// What it is about to cost, as far as the client says.
+    pub fn cost(&self) -> Cost {
+        let hello = self.stream.get_ref().next_record().and_then(|record| Awaited::new().take(record));
+        if hello.is_some_and(|hello| hello.offers_session()) { Cost::Resumption } else { Cost::Full }
+    }
+
+    /// Goes as far as what was fed allows.
+    ///
+    /// # Errors
+    /// As [`Handshake::receive`].
+    pub fn advance(&mut self) -> Result<Progress, Failure> {
+        let mut result = self.work();
         if let Err(failure) = &mut result {
             failure.note_alert(&self.stream.get_ref().output);
             self.stream.get_mut().output_alert_of(&result);
@@ -171,7 +197,7 @@ impl Handshake {
         })
     }
 
-    fn advance(&mut self) -> Result<Progress, Failure> {
+    fn work(&mut self) -> Result<Progress, Failure> {
         loop {
             if !self.stream.get_mut().expose_record()? {
                 if self.received_bytes > HANDSHAKE_BYTES_MAX {
@@ -247,6 +273,13 @@ impl Wire {
         self.has_framed = true;
         self.exposed_len = record_len;
         Ok(true)
+    }
+
+    /// The record that OpenSSL is to be shown next, if it is there as a whole.
+    fn next_record(&self) -> Option<&[u8]> {
+        let next = self.unread.get(self.exposed_len..)?;
+        let [_, _, _, high, low] = *next.first_chunk()?;
+        next.get(..usize::from(u16::from_be_bytes([high, low])) + 5)
     }
 
     /// The record that OpenSSL is shown.
@@ -328,6 +361,7 @@ impl SentRecords {
 }
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
 
 fn negotiated_suite(ssl: &SslRef) -> Result<&'static CipherSuite, Failure> {
     let code = ssl.current_cipher().map(|cipher| u16::from_be_bytes(cipher.protocol_id()));

@@ -36,10 +36,22 @@ pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<Wor
             worker.until(|worker| has_room(worker) || is_over(worker)).await;
             continue;
         }
+        if worker.is_memory_short() {
+            worker.until(|worker| !worker.is_memory_short() || is_over(worker)).await;
+            continue;
+        }
         let over = worker.until(is_over);
-        if ready_or_over(&acceptor, over).await.is_err() || !accept_batch(&acceptor, &station, &worker) {
+        if worker.handshakes.is_backlogged() {
+            worker.metrics.handshake_backlogs.increment();
+            let _ = unless(worker.handshakes.backlog_shrunk(), over).await;
+            continue;
+        }
+        if unless(acceptor.ready(), over).await.is_some_and(|ready| ready.is_err())
+            || !accept_batch(&acceptor, &station, &worker)
+        {
             monoio::time::sleep(ACCEPT_PAUSE).await;
         }
+        step_aside().await;
     }
     // What comes in meanwhile does not keep it from ending: the queue holds no more than this.
     let queued_max = if worker.leaves_queued() { 0 } else { QUEUED_MAX };
@@ -47,13 +59,18 @@ pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<Wor
         let Ok(accepted) = acceptor.accept() else { break };
         start(accepted, &station, &worker);
     }
+    if worker.is_winding_up() {
+        // The control thread holds the socket, too: open and with nobody to accept, it would go on getting its share.
+        acceptor.shut_down();
+    }
     acceptor.close();
 }
 
 /// False when accepting must rest.
 fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContext>) -> bool {
     for _ in 0..ACCEPT_BATCH_MAX {
-        if !worker.has_room(&station.listener()) {
+        let is_short = worker.handshakes.is_backlogged() || worker.is_memory_short();
+        if is_short || !worker.has_room(&station.listener()) {
             break;
         }
         match acceptor.accept() {
@@ -119,11 +136,25 @@ fn sort(error: &io::Error) -> AcceptError {
     }
 }
 
-async fn ready_or_over(acceptor: &Acceptor, over: impl Future<Output = ()>) -> io::Result<()> {
-    let (mut ready, mut over) = (pin!(acceptor.ready()), pin!(over));
+/// Lets the tasks that can go on do so first. With epoll a listener that has more is ready at once.
+async fn step_aside() {
+    let mut has_stepped = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut has_stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What `future` comes to, or none as soon as it is over.
+async fn unless<T>(future: impl Future<Output = T>, over: impl Future<Output = ()>) -> Option<T> {
+    let (mut future, mut over) = (pin!(future), pin!(over));
     std::future::poll_fn(|context| match over.as_mut().poll(context) {
-        Poll::Ready(()) => Poll::Ready(Ok(())),
-        Poll::Pending => ready.as_mut().poll(context),
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => future.as_mut().poll(context).map(Some),
     })
     .await
 }

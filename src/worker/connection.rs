@@ -75,10 +75,14 @@ async fn phases(
     known_client.set(client);
 
     let mut hello = None;
-    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, early, &mut hello))).await;
+    let attempt = worker.handshakes.begin(watch.trigger());
+    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, early, &attempt, &mut hello))).await;
+    let out_of_time = || Err(if attempt.gave_way() { Failure::GaveWay } else { Failure::TimedOut });
+    let handshake = handshake.unwrap_or_else(|_| out_of_time());
+    drop(attempt);
     // A reload may have replaced it; what it holds of certificates shall not wait for the end of the connection.
     drop(tls);
-    let established = match handshake.unwrap_or(Err(Failure::TimedOut)) {
+    let established = match handshake {
         Ok(established) => established,
         Err(failure) => {
             report(&failure, hello.as_ref(), client, listener, worker);
@@ -144,6 +148,7 @@ async fn phases(
         watch: &watch,
         metrics: &worker.metrics,
         idle_timeout: listener.timeouts.idle,
+        stall_timeout: listener.timeouts.stall,
         close_timeout: listener.timeouts.close,
     };
     let outcome = relay::run(&sides, handover).await;
@@ -155,7 +160,12 @@ async fn phases(
     } else {
         server.reset()
     }
-    stream.close();
+    if outcome.reason == CloseReason::ClientStalled {
+        // Closed in the ordinary way, its unread data would stay in the kernel.
+        stream.reset();
+    } else {
+        stream.close();
+    }
     outcome.reason
 }
 

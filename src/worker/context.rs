@@ -12,11 +12,12 @@ use super::mailbox::Queued;
 use super::proxy_header::UniqueIds;
 use super::settings::Timeouts;
 use crate::backend::Servers;
-use crate::guard::{Admission, ClientLimits, Clients, Refusal, Seat};
+use crate::guard::{Admission, ClientLimits, Clients, Handshakes, Pressure, Refusal, Seat};
 use crate::ktls;
 use crate::network::Networks;
 use crate::proxy_protocol;
 use crate::relay::{BufferPool, PipePool};
+use crate::sys::allocator;
 use crate::telemetry::access::AccessRing;
 use crate::telemetry::{RefusalReason, WorkerMetrics};
 use crate::timer::Wheel;
@@ -31,9 +32,14 @@ pub(super) struct WorkerContext {
     pub(super) failure_log: LogLimit,
     pub(super) unique_ids: UniqueIds,
     pub(super) refusal_log: LogLimit,
+    pub(super) handshakes: Rc<Handshakes>,
     open_count: Cell<usize>,
     connections_max: Cell<usize>,
     draining: Cell<Option<Queued>>,
+    pressure: Cell<Pressure>,
+    is_winding_up: Cell<bool>,
+    /// The second in which memory was last given back because it is short.
+    gave_back: Cell<u64>,
     /// Who waits for room, for accepting to end, or for the last connection to end.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -106,22 +112,60 @@ impl WorkerContext {
             // Keyed at random, hence a random number.
             unique_ids: UniqueIds::new(RandomState::new().build_hasher().finish()),
             refusal_log: LogLimit::default(),
+            handshakes: Handshakes::new(0),
             open_count: Cell::new(0),
             connections_max: Cell::new(0),
             draining: Cell::new(None),
+            pressure: Cell::new(Pressure::None),
+            is_winding_up: Cell::new(false),
+            gave_back: Cell::new(0),
             waiting: RefCell::default(),
         })
     }
 
     /// Sets the limits. Connections and buffers beyond a limit that is lowered stay until they end.
-    pub(super) fn configure(&self, connections_max: usize, buffer_bytes_max: usize) {
+    pub(super) fn configure(&self, connections_max: usize, handshakes_max: usize, buffer_bytes_max: usize) {
         self.connections_max.set(connections_max);
+        self.handshakes.set_open_max(handshakes_max);
         self.pool.set_large_bytes_max(buffer_bytes_max);
     }
 
     /// Whether one more connection may be accepted from `listener`.
     pub(super) fn has_room(&self, listener: &Listener) -> bool {
         self.open_count.get() < self.connections_max.get() && listener.open_count.get() < listener.connections_max
+    }
+
+    /// Ends accepting because the worker has failed.
+    pub(super) fn start_winding_up(&self) {
+        self.is_winding_up.set(true);
+        self.start_draining(Queued::Accept);
+    }
+
+    /// Whether the worker has failed.
+    pub(super) fn is_winding_up(&self) -> bool {
+        self.is_winding_up.get()
+    }
+
+    /// Whether memory is too short for new connections.
+    pub(super) fn is_memory_short(&self) -> bool {
+        self.pressure.get() >= Pressure::Accepting
+    }
+
+    /// Does what the memory of the process calls for; to be called with each turn of the wheel.
+    pub(super) fn obey(&self, pressure: Pressure) {
+        if self.pressure.replace(pressure) != pressure {
+            self.pool.lend_large(pressure < Pressure::Buffers);
+            self.wake_all();
+        }
+        // What connections have freed meanwhile would count as used otherwise.
+        let second = self.wheel.seconds();
+        if pressure > Pressure::None && self.gave_back.replace(second) != second {
+            allocator::give_back();
+        }
+        let count = pressure.closed_per_look(self.open_count.get());
+        if count > 0 {
+            self.wheel.end_idle(count, IDLE_MIN);
+        }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -152,7 +196,7 @@ impl WorkerContext {
     }
 
     /// Waits until `condition` holds; it is looked at again whenever a connection ends, a snapshot
-    /// is taken up, or the drain begins.
+    /// is taken up, memory becomes more or less short, or the drain begins.
     ///
     /// Cancel safety: safe.
     pub(super) async fn until(&self, condition: impl Fn(&Self) -> bool) {
@@ -187,6 +231,9 @@ impl Drop for Place {
         }
     }
 }
+
+/// How long a connection must have been idle to be closed because memory is short.
+const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// Lets a bounded number of lines per second through, so that an attack does not turn into a flood of log lines; every
 /// failure is counted in the metrics all the same.

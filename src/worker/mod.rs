@@ -6,8 +6,11 @@
 mod accept;
 mod connection;
 mod context;
+#[cfg(debug_assertions)]
+mod fault;
 mod mailbox;
 mod proxy_header;
+mod recess;
 mod reclaim;
 mod runtime;
 mod settings;
@@ -18,6 +21,7 @@ mod trace;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,12 +32,14 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::backend;
+use crate::guard::PressureCell;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
 use crate::telemetry::access::AccessRing;
 use crate::telemetry::{CloseReason, TicketCounters, WorkerMetrics};
 use crate::timer;
 use context::WorkerContext;
 pub use mailbox::{Command, Mailbox, Notice, Notices, Queued};
+use recess::Recess;
 use reclaim::Reclaim;
 pub use runtime::{Ring, RingError, WorkerRuntime, choose_ring};
 pub use settings::{IoDriver, ListenerSettings, Settings, Steering, Timeouts};
@@ -55,6 +61,8 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
     /// Its own listening sockets.
     pub sockets: Vec<(SocketGroup, OwnedFd)>,
+    /// How short memory is.
+    pub pressure: PressureCell,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Its end of the access log.
@@ -136,18 +144,40 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     let mut runtime = WorkerRuntime::build(plan.ring).map_err(start_error)?;
     let worker = WorkerContext::new(Arc::clone(&plan.metrics), plan.access_log);
     TicketCounters::adopt(Arc::clone(&plan.metrics.tickets));
-    runtime.block_on(async {
-        let inbox = slot.open().map_err(start_error)?;
-        monoio::spawn(turn_wheel(Rc::clone(&worker)));
-        let mut stations = Stations::new(Rc::clone(&worker), index, (plan.steering, plan.cpu));
-        stations.adopt(&plan.snapshot, plan.sockets)?;
-        plan.notices.send(Notice::Adopted { generation: plan.snapshot.generation });
-        // Not held on to: certificates that a reload replaces shall go.
-        drop(plan.snapshot);
-        serve(&worker, stations, inbox, &plan.notices).await;
-        Ok(())
+    let served = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            let inbox = slot.open().map_err(start_error)?;
+            monoio::spawn(turn_wheel(Rc::clone(&worker), plan.pressure, index));
+            monoio::spawn(recess::run(Recess::new().map_err(start_error)?, Rc::clone(&worker)));
+            let mut stations = Stations::new(Rc::clone(&worker), index, (plan.steering, plan.cpu));
+            stations.adopt(&plan.snapshot, plan.sockets)?;
+            plan.notices.send(Notice::Adopted { generation: plan.snapshot.generation });
+            // Not held on to: certificates that a reload replaces shall go.
+            drop(plan.snapshot);
+            serve(&worker, stations, inbox, &plan.notices).await;
+            Ok(())
+        })
+    }));
+    served.unwrap_or_else(|panic| {
+        // The runtime does not drop its tasks: their sockets would stay open, and the kernel would give new connections to
+        // listeners that nobody accepts from.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(wind_up(&worker))));
+        std::panic::resume_unwind(panic)
     })
 }
+
+/// Ends everything that a worker holds whose own tasks cannot be relied on any more.
+async fn wind_up(worker: &WorkerContext) {
+    worker.start_winding_up();
+    for _ in 0..WIND_UP_TICKS {
+        worker.wheel.end_all();
+        monoio::time::sleep(timer::TICK).await;
+        worker.wheel.advance_at(Instant::now());
+    }
+}
+
+/// How long that may take: longer than a client gets to read our close_notify.
+const WIND_UP_TICKS: u32 = 20;
 
 /// Obeys the mailbox until the worker has drained.
 async fn serve(worker: &Rc<WorkerContext>, mut stations: Stations, inbox: mailbox::Inbox, notices: &Notices) {
@@ -187,14 +217,21 @@ async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
     }
 }
 
-/// Turns the wheel of deadlines, and gives back what is not needed any more.
-async fn turn_wheel(worker: Rc<WorkerContext>) {
+/// Turns the wheel of deadlines, obeys the memory of the process, and gives back what is not needed any more.
+async fn turn_wheel(worker: Rc<WorkerContext>, pressure: PressureCell, index: usize) {
     let mut reclaim = Reclaim::new(Instant::now());
     loop {
         monoio::time::sleep(timer::TICK).await;
         let now = Instant::now();
         worker.wheel.advance_at(now);
         reclaim.advance_at(now, worker.metrics.connections_accepted.value());
+        worker.obey(pressure.get());
+        worker.metrics.handshakes_open.set(worker.handshakes.open_count() as i64);
+        worker.metrics.handshakes_waiting.set(worker.handshakes.waiting_count() as i64);
+        #[cfg(debug_assertions)]
+        fault::panic_if_asked(index);
+        #[cfg(not(debug_assertions))]
+        let _ = index;
     }
 }
 

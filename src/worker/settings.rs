@@ -19,6 +19,9 @@ pub struct Settings {
     pub io: IoDriver,
     /// Largest number of open client connections per worker; beyond it the worker stops accepting until one closes.
     pub connections_max: usize,
+    /// Largest number of handshakes under way per worker; beyond it the one that has waited longest for its client gives
+    /// way.
+    pub handshakes_max: usize,
     /// Bytes of relay buffers that one worker keeps and hands out at most.
     pub buffer_bytes_max: usize,
 }
@@ -31,6 +34,7 @@ impl Settings {
             steering: Steering::Hash,
             io: IoDriver::Auto,
             connections_max: CONNECTIONS_MAX,
+            handshakes_max: HANDSHAKES_MAX,
             buffer_bytes_max: BUFFER_BYTES_MAX,
         }
     }
@@ -38,12 +42,19 @@ impl Settings {
 
 /// Open client connections per worker unless configured otherwise.
 const CONNECTIONS_MAX: usize = 65_536;
+/// Handshakes under way per worker unless configured otherwise.
+const HANDSHAKES_MAX: usize = 4096;
 /// Bytes of large relay buffers per worker unless configured otherwise.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { handshake: Duration::from_secs(10), idle: Duration::from_secs(300), close: Duration::from_secs(10) }
+        Self {
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            stall: Duration::from_secs(60),
+            close: Duration::from_secs(10),
+        }
     }
 }
 
@@ -102,6 +113,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// Without a byte in either direction.
     pub idle: Duration,
+    /// Without a record's worth of bytes taken by a side that data waits for.
+    pub stall: Duration,
     /// From the first close of a direction that nobody answers to the end of the connection.
     pub close: Duration,
 }

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Largest number of open connections per worker.
     pub connections_max: usize,
+    /// Largest number of handshakes under way per worker.
+    pub handshakes_max: usize,
     /// Bytes of large relay buffers that a worker lends at most.
     pub buffer_bytes_max: usize,
     /// The listeners.

@@ -57,7 +57,7 @@ impl Stations {
             .collect::<Result<_, _>>()
             .map_err(|source| WorkerError::Start { index: self.index, source })?;
 
-        self.worker.configure(snapshot.connections_max, snapshot.buffer_bytes_max);
+        self.worker.configure(snapshot.connections_max, snapshot.handshakes_max, snapshot.buffer_bytes_max);
         let mut before = std::mem::take(&mut self.stations);
         for (group, version) in versions {
             let kept = before.iter().position(|(other, _)| *other == group).map(|at| before.swap_remove(at).1);

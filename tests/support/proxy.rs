@@ -43,6 +43,10 @@ pub(crate) struct Options {
     pub(crate) tickets: String,
     /// What the wall clock of the process shows beside the right time, as libfaketime takes it: `+3600s`.
     pub(crate) clock: Option<&'static str>,
+    /// Further keys of the process.
+    pub(crate) server_keys: String,
+    /// Further keys of the workers.
+    pub(crate) worker_keys: String,
     /// Further keys of the listener, and sections below it, as the configuration spells them.
     pub(crate) listener: String,
     pub(crate) handshake_timeout: Duration,
@@ -52,6 +56,8 @@ pub(crate) struct Options {
     /// Further keys of `[listener.tls]` and of the backend, as the configuration spells them.
     pub(crate) tls_lines: String,
     pub(crate) backend_lines: String,
+    /// A file that makes a worker panic as soon as it exists: see `src/worker/fault.rs`.
+    pub(crate) panic_trigger: Option<PathBuf>,
     /// RLIMIT_NOFILE; none: whatever the test has.
     pub(crate) descriptors_max: Option<u32>,
 }
@@ -75,6 +81,8 @@ impl Default for Options {
             connections_max: 4096,
             tickets: String::new(),
             clock: None,
+            server_keys: String::new(),
+            worker_keys: String::new(),
             listener: String::new(),
             handshake_timeout: DEADLINE,
             idle_timeout: DEADLINE,
@@ -82,6 +90,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             tls_lines: String::new(),
             backend_lines: String::new(),
+            panic_trigger: None,
             descriptors_max: None,
         }
     }
@@ -102,6 +111,7 @@ pub(crate) struct Proxy {
     files: Files,
     _directory: TempDir,
     idle_descriptors: usize,
+    may_panic: bool,
 }
 
 /// How Sluice ended that refused to start.
@@ -131,8 +141,19 @@ impl Proxy {
             // Timers go by the clock that is never set.
             command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
+        if let Some(trigger) = &options.panic_trigger {
+            command.env("SLUICE_FAULT_PANIC", trigger);
+        }
         let process = Process::start("sluice", &mut command, directory.path(), port.address());
-        let mut proxy = Self { process, port, admin, files, _directory: directory, idle_descriptors: 0 };
+        let mut proxy = Self {
+            process,
+            port,
+            admin,
+            files,
+            _directory: directory,
+            idle_descriptors: 0,
+            may_panic: options.panic_trigger.is_some(),
+        };
         // The connection that proved that it listens; what a test counts begins after it.
         wait_until("Sluice has seen the first connection", || {
             proxy.handshakes_failed("closed_silently") + proxy.closed("proxy_header_refused") == 1
@@ -218,6 +239,13 @@ impl Proxy {
         Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), memory_bytes: kib * 1024 }
     }
 
+    /// Memory that it has in RAM, what it shares with others included.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.process.pid()
     }
@@ -251,7 +279,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         let log = self.process.log();
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !self.may_panic {
             assert!(!log.contains("panicked at"), "a connection or worker panicked:\n{log}");
             assert!(!log.contains("ended by a bug"), "a connection was ended by a bug:\n{log}");
         }
@@ -287,12 +315,14 @@ fn configuration(options: &Options, files: &Files, address: SocketAddr, admin: S
         r#"
 [server]
 drain_timeout = "0s"
+{server_keys}
 
 [workers]
 count = {workers}
 cpus = "{cpus}"
 io = "{io}"
 connections_max = {connections_max}
+{worker_keys}
 
 [admin]
 address = "{admin}"
@@ -327,6 +357,8 @@ connect_timeout = "{connect}ms"
         io = options.io,
         connections_max = options.connections_max,
         tickets = options.tickets,
+        server_keys = options.server_keys,
+        worker_keys = options.worker_keys,
         listener = options.listener,
         kernel_tls = options.kernel_tls,
         // With the other modes it would be warned about.

@@ -167,6 +167,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
             connect_timeout: Duration::from_secs(5),
             proxy_protocol: None,
         }],
+        memory_max_bytes: None,
         tracked_clients_max: Clients::TRACKED_MAX,
         drain_timeout: Duration::from_secs(1),
         logs: LogSettings::default(),

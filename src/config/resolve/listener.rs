@@ -83,6 +83,7 @@ fn settings(
     let timeouts = Timeouts {
         handshake: report.bounded(&raw.handshake_timeout, &limit::HANDSHAKE_TIMEOUT),
         idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
+        stall: report.bounded(&raw.stall_timeout, &limit::STALL_TIMEOUT),
         close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
     };
     let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);

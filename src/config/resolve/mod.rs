@@ -53,6 +53,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     client_auth::warn_open_doors(&listeners, &file.listener, report);
     let admin = admin::resolve(&file.admin, &listeners, environment, report);
     let tickets = tickets::resolve(&file.tickets, environment, report);
+    let memory_max_bytes = report.within(&file.server.memory_max, &limit::MEMORY_MAX).map(|bytes| bytes.0);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
     let logs = log::resolve(file, environment, report);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
@@ -65,6 +66,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         tickets,
         listeners: listeners.into_iter().filter_map(|listener| listener.settings).collect(),
         backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
+        memory_max_bytes,
         tracked_clients_max: usize::try_from(tracked_clients_max).unwrap_or(usize::MAX),
         drain_timeout,
         logs,

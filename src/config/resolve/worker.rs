@@ -28,12 +28,14 @@ pub(super) fn resolve(raw: &raw::Workers, machine: &Machine, report: &mut Report
         cpus.truncate(count);
     }
     let connections_max = report.bounded(&raw.connections_max, &limit::CONNECTIONS_MAX);
+    let handshakes_max = report.bounded(&raw.handshakes_max, &limit::HANDSHAKES_MAX);
     let buffer_memory = report.bounded(&raw.buffer_memory, &limit::BUFFER_MEMORY);
     Settings {
         cpus,
         steering: report.get_or(&raw.steering, Steering::Hash),
         io: report.get_or(&raw.io, IoDriver::Auto),
         connections_max: usize::try_from(connections_max).unwrap_or(usize::MAX),
+        handshakes_max: usize::try_from(handshakes_max).unwrap_or(usize::MAX),
         buffer_bytes_max: usize::try_from(buffer_memory.0).unwrap_or(usize::MAX),
     }
 }

@@ -1,0 +1,97 @@
+//! Memory near its ceiling: what is given up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use socket2::SockRef;
+use support::backend::Backend;
+use support::body::{self, End};
+use support::client::{Client, Tls};
+use support::proxy::{Options, Proxy};
+use support::{crowd, wait_until};
+
+/// Clients that hold memory by not reading: a small buffer each, for which there is not room enough. Large ones are given
+/// up before that.
+const STALLED: usize = 400;
+/// Threads that connect them.
+const THREADS: usize = 8;
+/// What there is beyond what the process takes with as many connections that are idle.
+const ROOM_BYTES: usize = 4 << 20;
+
+#[test]
+fn memory_at_its_ceiling_is_freed_in_steps_and_the_longest_idle_end_cleanly() {
+    crowd::allow_descriptors();
+    let (backend, _) = Backend::listen().serve(serve);
+    let ceiling = {
+        let proxy = Proxy::start(&Options::to([backend]));
+        let _open = connect(&proxy);
+        proxy.resident_bytes() + ROOM_BYTES
+    };
+    let options = Options {
+        server_keys: format!("memory_max = \"{ceiling}B\"\n"),
+        idle_timeout: Duration::from_secs(600),
+        ..Options::to([backend])
+    };
+    let proxy = Proxy::start(&options);
+    let mut stalled = connect(&proxy);
+    let mut idle = stalled.remove(0);
+    assert_echoes(&mut idle);
+    for client in &mut stalled {
+        client.send(b"d");
+    }
+
+    for step in ["buffers", "accepting", "idle"] {
+        let reached = || proxy.metric(&format!("sluice_memory_steps_total{{step=\"{step}\"}}")) > 0;
+        wait_until(&format!("the step {step} is reached"), reached);
+    }
+    let log = proxy.log();
+    assert!(log.contains("memory is short") && log.contains("server.memory_max"), "{log}");
+    // It said nothing for longer than anybody else.
+    assert_eq!(idle.drain().end, End::CloseNotify);
+    proxy.wait_closed("memory_short");
+
+    drop(stalled);
+}
+
+/// Connects them all, the first one before all others.
+fn connect(proxy: &Proxy) -> Vec<Tls> {
+    let client = Client::of(proxy);
+    let connect = || {
+        let client = client.connect();
+        // Only now: a handshake through so small a buffer takes its time.
+        SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
+        client
+    };
+    let first = connect();
+    std::thread::scope(|scope| {
+        let some = || (0..STALLED / THREADS).map(|_| connect()).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(some)).collect();
+        let rest = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        std::iter::once(first).chain(rest).collect()
+    })
+}
+
+/// Sends endlessly to whom asks for it, and an echo to anybody else.
+fn serve(mut stream: TcpStream) {
+    let block = body::bytes(1 << 18, 1);
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        if buffer[0] == b'd' {
+            while stream.write_all(&block).is_ok() {}
+            return;
+        }
+        if stream.write_all(&buffer[..len]).is_err() {
+            return;
+        }
+    }
+}
+
+fn assert_echoes(client: &mut Tls) {
+    client.send(b"still there?");
+    assert_eq!(client.receive(12), b"still there?");
+}
