@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use run_support::{Backend, Options, Proxy, openmetrics, wait_until};
 use serde_json::Value;
 
@@ -171,16 +172,11 @@ fn killed_predecessor_or_successor_leaves_one_that_serves() {
     // A successor that hangs: the former one serves on, and once it is killed, nothing is left behind.
     let executable = proxy.directory().join("sluice");
     let good = fs::read_link(&executable).unwrap();
-    replace(&executable, "#!/bin/sh\necho $$ > \"$0.pid\"\nexec sleep 600\n");
+    replace(&executable, "#!/bin/sh\nexec sleep 60\n");
     proxy.signal(Signal::SIGUSR2);
-    let pid_file = proxy.directory().join("sluice.pid");
-    let hanging = wait_until(
-        "the hanging successor runs",
-        || fs::read_to_string(&pid_file).ok()?.trim().parse().ok(),
-        || proxy.log().text(),
-    );
+    let hanging = wait_until("the hanging successor runs", || child_of(proxy.pid()), || proxy.log().text());
     fetch(&proxy, &backend);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(hanging), Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(hanging, Signal::SIGKILL).unwrap();
     let line = proxy.log().wait_for("upgrade failed");
     assert!(line.contains("signal: 9"), "{line}");
     fetch(&proxy, &backend);
@@ -196,6 +192,19 @@ fn killed_predecessor_or_successor_leaves_one_that_serves() {
     backend.proceed();
     assert!(!download.wait_with_output().unwrap().status.success());
     fetch(&proxy, &backend);
+}
+
+/// The process that `parent` has started.
+fn child_of(parent: u32) -> Option<Pid> {
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name in parentheses: the state, then the parent (proc(5)).
+        let parent_of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parent_of == Some(parent)
+    };
+    processes.into_iter().find(is_child).map(Pid::from_raw)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{ConfigOption, Exit, print_diagnostics};
 use crate::admin::BindError;
 use crate::config::{self, Severity, Style};
-use crate::server::{self, Ended, Reading, ServeError, Settings, StartError, Unusable};
+use crate::server::{self, Confinement, Ended, Reading, ServeError, Settings, StartError, Unusable};
 use crate::telemetry::diagnostics::{self, Format};
 use crate::worker::WorkerError;
 
@@ -28,6 +28,20 @@ pub struct Arguments {
 /// Serves until it is told to end. Mistakes in the configuration go to standard error as `sluice check` shows them,
 /// everything else goes to the log.
 pub fn run(arguments: &Arguments) -> Exit {
+    let config = &arguments.config.config;
+    let config::Checked { settings, diagnostics } = config::check(config);
+    let Some(settings) = settings else {
+        print_diagnostics(&diagnostics);
+        return Exit::Failed;
+    };
+    // Before the log, whose thread is the first one: what is given up is given up by all.
+    let confinement = match Confinement::confine(&settings, config) {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Exit::Unavailable;
+        }
+    };
     let log = match diagnostics::start(&filter(arguments.log_level.as_deref()), arguments.log_format) {
         Ok(log) => log,
         Err(error) => {
@@ -35,13 +49,11 @@ pub fn run(arguments: &Arguments) -> Exit {
             return Exit::Usage;
         }
     };
-    let exit = match config::load(&arguments.config.config) {
-        Ok(settings) => serve(&settings, &arguments.config.config),
-        Err(findings) => {
-            print_diagnostics(&findings);
-            Exit::Failed
-        }
-    };
+    for warning in diagnostics.iter() {
+        tracing::warn!("{}", diagnostics.line(warning));
+    }
+    confinement.log();
+    let exit = serve(&settings, config);
     drop(log);
     exit
 }

@@ -13,7 +13,7 @@ use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
 use crate::telemetry::output::Facility;
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
-use crate::{admin, ktls, record, tls, worker};
+use crate::{admin, ktls, record, server, tls, worker};
 
 use super::limit;
 use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogOutput, ProxyProtocol, WorkerCount};
@@ -57,6 +57,14 @@ pub(super) struct Server {
     /// without these limits, and counted.
     #[schemars(transform = limit::TRACKED_CLIENTS_MAX.describe())]
     pub(super) tracked_clients_max: Field<u64>,
+    /// User that the process becomes when it is started as root; absent: it stays who it is.
+    pub(super) user: Field<String>,
+    /// Group that it has as that user; absent: the user's own.
+    pub(super) group: Field<String>,
+    /// Whether files are confined by Landlock to those that the configuration names; `auto`: where the kernel can.
+    pub(super) sandbox: Field<server::Sandbox>,
+    /// Whether the kernel may write the memory of the process to a file when it crashes: keys are in it.
+    pub(super) core_dumps: Field<server::CoreDumps>,
     /// How long a drain waits for open connections before it cuts them.
     #[schemars(transform = limit::DRAIN_TIMEOUT.describe())]
     pub(super) drain_timeout: Field<Duration>,

@@ -17,7 +17,7 @@ use crate::proxy_protocol::Tlv;
 use crate::record::ProtocolVersion;
 use crate::telemetry::output::{Facility, JOURNAL_SOCKET, Target};
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
-use crate::{admin, ktls, tls, worker};
+use crate::{admin, ktls, server, tls, worker};
 
 use super::cpu;
 use super::near::nearest;
@@ -478,6 +478,8 @@ choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self:
 choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => Self::Copy });
 choice!(ClientAuthChoice { "required" => Self::Required, "optional" => Self::Optional, "off" => Self::Off });
 choice!(ExpiredCrl { "refuse" => Self::Refuse, "warn" => Self::Warn });
+choice!(server::Sandbox { "auto" => Self::Auto, "off" => Self::Off, "required" => Self::Required });
+choice!(server::CoreDumps { "refuse" => Self::Refuse, "allow" => Self::Allow });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
 choice!(tls::UnknownServerName { "default" => Self::Default, "refuse" => Self::Refuse });

@@ -20,7 +20,7 @@ use super::succession::{Door, Succession};
 use super::tickets::MAINTENANCE_INTERVAL;
 use super::upgrade::Invocation;
 use super::watch::Watch;
-use super::{limit, summary};
+use super::{confine, limit, summary};
 use crate::admin;
 use crate::telemetry::audit::{Actor, AuditEvent};
 use crate::telemetry::{DrainView, Phase, Process, WorkerState};
@@ -80,7 +80,7 @@ pub enum ServeError {
 /// [`ServeError`]. Only after [`ServeError::Stuck`] a worker may still run: the process should exit then.
 pub fn serve(settings: &Settings, reader: Reader) -> Result<(), ServeError> {
     let started = (SystemTime::now(), Instant::now());
-    let invocation = Invocation::current();
+    let invocation = Invocation::current(confine::successor_variable(settings));
     limit::raise_descriptors(settings);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let held = Held::hold().map_err(ServeError::Runtime)?;
@@ -340,7 +340,7 @@ mod tests {
     fn control(threads: Vec<Thread>) -> Control {
         let process = Arc::new(Process::sample(threads.len()));
         let reader: Reader = Arc::new(|| panic!("nobody reloads here"));
-        let succession = Succession::new(Invocation::current(), None);
+        let succession = Succession::new(Invocation::current(None), None);
         let server = Server::over_threads(threads);
         Control::new(server, process, Duration::from_secs(60), reader, succession, Door::default())
     }

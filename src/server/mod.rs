@@ -1,5 +1,6 @@
 //! The life of the process: listeners, workers, signals, reloads, upgrades.
 
+mod confine;
 mod control;
 mod expiry;
 mod handover;
@@ -23,9 +24,10 @@ mod watch;
 pub(crate) use limit::needed as descriptors_needed;
 pub(crate) use sockets::LISTEN_BACKLOG;
 
+pub use confine::{ConfineError, Confinement};
 pub use control::{ServeError, serve};
 pub use handover::HandoverError;
 pub use inherit::InheritError;
 pub use logs::LogSettings;
-pub use settings::{Reader, Reading, Settings, Unusable};
+pub use settings::{CoreDumps, Reader, Reading, Sandbox, Settings, Unusable, User};
 pub use start::{Ended, Server, StartError};

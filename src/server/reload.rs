@@ -199,6 +199,7 @@ impl Control {
             Ok(generation) => generation,
             Err(error) => return self.end_reload(request, &Reloaded::Failed { reason: error.to_string() }),
         };
+        self.server.store_sockets();
         self.watch.follow(self.server.stamps().clone());
         if request.scope == Scope::Configuration
             && let Err(error) = self.server.reread_tickets()
@@ -332,6 +333,9 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<String> {
     }
     if before.admin != after.admin {
         keys.push("[admin]");
+    }
+    if (&before.user, before.sandbox, before.core_dumps) != (&after.user, after.sandbox, after.core_dumps) {
+        keys.push("server.user, server.group, server.sandbox or server.core_dumps");
     }
     keys.into_iter()
         .map(|key| format!("{key} has changed: this takes effect with a restart or an upgrade (SIGUSR2)"))

@@ -1,5 +1,6 @@
 //! The resolved configuration of the process: what `config` builds and everything else is started from.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,84 @@ pub struct Settings {
     pub memory_max_bytes: Option<u64>,
     /// Clients that limits per client tell apart at the same time.
     pub tracked_clients_max: usize,
+    /// The user that the process becomes when it is started as root.
+    pub user: Option<User>,
+    /// Whether files are confined.
+    pub sandbox: Sandbox,
+    /// Whether the memory of the process may be written to a file.
+    pub core_dumps: CoreDumps,
     /// How long a drain waits for open connections.
     pub drain_timeout: Duration,
     /// The access log and the audit log.
     pub logs: LogSettings,
     /// What is shown of all this.
     pub shown: Arc<Configuration>,
+}
+
+/// A user of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+}
+
+/// Whether the process confines itself to the files that the configuration names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where the kernel can.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+    /// Yes, or refuse to start.
+    Required,
+}
+
+/// Whether the kernel may write the memory of the process to a file when it crashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreDumps {
+    /// No: keys and traffic are in it.
+    #[default]
+    Refuse,
+    /// As the limits of the process say.
+    Allow,
+}
+
+impl Settings {
+    /// Every file that is read again while the process runs.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let tls = self.admin.tls.iter().flat_map(|tls| [tls.chain.clone(), tls.key.clone(), tls.client_ca.clone()]);
+        let listeners = self.listeners.iter().flat_map(|listener| listener.tls.files());
+        listeners.chain(tls).chain(self.tickets.key_files.iter().cloned()).collect()
+    }
+
+    /// The folders in which files are made while the process runs.
+    pub(super) fn written_folders(&self) -> Vec<PathBuf> {
+        let socket = match &self.admin.address {
+            Some(admin::Address::Unix(path)) => Some(path),
+            _ => None,
+        };
+        let mut files: Vec<PathBuf> = self.tickets.ring.iter().chain(socket).cloned().collect();
+        log_files(&self.shown.effective, &mut files);
+        files.iter().filter_map(|file| file.parent()).map(PathBuf::from).collect()
+    }
+}
+
+/// The files that logs are written to: in the configuration as it is shown, every output `file:PATH` and every `file`.
+fn log_files(value: &serde_json::Value, found: &mut Vec<PathBuf>) {
+    match value {
+        serde_json::Value::Object(table) => {
+            found.extend(table.get("file").and_then(|file| file.as_str()).map(PathBuf::from));
+            table.values().for_each(|value| log_files(value, found));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| log_files(item, found)),
+        serde_json::Value::String(text) => found.extend(text.strip_prefix("file:").map(PathBuf::from)),
+        _ => {}
+    }
 }
 
 /// Reads the configuration anew; called for each reload, on a thread of its own.
@@ -65,6 +138,9 @@ impl Settings {
             backends: Vec::new(),
             memory_max_bytes: None,
             tracked_clients_max: 1,
+            user: None,
+            sandbox: Sandbox::Off,
+            core_dumps: CoreDumps::Allow,
             drain_timeout: Duration::from_secs(60),
             logs: LogSettings::default(),
             shown: Arc::new(Configuration::none()),

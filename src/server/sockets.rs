@@ -1,11 +1,13 @@
 //! The listening sockets of the process: bound by the control thread, one per worker and address, and kept for as long as
 //! a listener has the address, whatever else of it changes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::inherit::Inherited;
+use super::notify;
 use super::start::StartError;
 use crate::sys::socket;
 use crate::worker::{ListenerSettings, SocketGroup};
@@ -19,6 +21,8 @@ pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 pub(super) struct Sockets {
     groups: Vec<Group>,
     next: u64,
+    /// The names under which sockets lie in systemd's store.
+    stored: BTreeSet<String>,
 }
 
 /// The sockets of one address.
@@ -84,6 +88,19 @@ impl Sockets {
         self.groups.iter().map(|group| group.address).collect()
     }
 
+    /// Has systemd's store hold what there is, and nothing else.
+    pub(super) fn store(&mut self) {
+        let before = std::mem::take(&mut self.stored);
+        for group in &self.groups {
+            let name = group.name();
+            if !before.contains(&name) {
+                notify::store(&name, &group.sockets);
+            }
+            self.stored.insert(name);
+        }
+        before.difference(&self.stored).for_each(|name| notify::forget(name));
+    }
+
     /// More twins, for a process that takes over.
     pub(super) fn twins(&self) -> io::Result<Vec<(SocketAddr, Vec<OwnedFd>)>> {
         let twins = |group: &Group| {
@@ -125,6 +142,11 @@ impl Change {
 }
 
 impl Group {
+    /// The address in letters that a name in systemd's store may have.
+    fn name(&self) -> String {
+        self.address.to_string().replace(':', "-")
+    }
+
     /// The inherited sockets in their order, and behind them as many new ones as workers go without.
     fn bind(
         id: SocketGroup,

@@ -194,11 +194,14 @@ impl Server {
     /// # Errors
     /// [`StartError`]; what was in service is then as it was.
     pub(super) fn publish(&mut self, mut prepared: Prepared) -> Result<u64, StartError> {
-        // What belongs to threads and to the admin endpoint stays as the start has settled it.
+        // What belongs to threads, to the admin endpoint and to the process itself stays as the start has settled it.
         prepared.settings.workers.cpus.clone_from(&self.settings.workers.cpus);
         prepared.settings.workers.io = self.settings.workers.io;
         prepared.settings.workers.steering = self.settings.workers.steering;
         prepared.settings.admin.clone_from(&self.settings.admin);
+        prepared.settings.user.clone_from(&self.settings.user);
+        prepared.settings.sandbox = self.settings.sandbox;
+        prepared.settings.core_dumps = self.settings.core_dumps;
         let worker_count = self.settings.workers.cpus.len();
 
         let mut other_tickets = self.tickets.reopen(&prepared.settings.tickets)?;
@@ -325,6 +328,11 @@ impl Server {
         for worker in self.workers.iter().flatten() {
             worker.mailbox.send(Command::Drain { timeout, queued: Queued::Accept });
         }
+    }
+
+    /// Has systemd keep the sockets for the next process.
+    pub(super) fn store_sockets(&mut self) {
+        self.sockets.store();
     }
 
     /// What a process that takes over gets, but for the admin endpoint.

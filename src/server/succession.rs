@@ -101,6 +101,7 @@ impl Control {
             return;
         }
         tracing::info!(workers = self.process.worker_count(WorkerState::Running), "every worker accepts connections");
+        self.server.store_sockets();
         let Some(predecessor) = self.succession.predecessor.take() else { return notify::ready() };
         self.door.open(&self.process);
         match handover::tell_ready(&predecessor) {

@@ -27,6 +27,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Invocation {
     executable: PathBuf,
     arguments: Vec<OsString>,
+    /// A variable that is set for the successor.
+    variable: Option<&'static str>,
 }
 
 /// Why there is no successor. This process serves on.
@@ -50,10 +52,10 @@ pub(super) enum UpgradeError {
 
 impl Invocation {
     /// To be called before the working directory changes.
-    pub(super) fn current() -> Self {
+    pub(super) fn current(variable: Option<&'static str>) -> Self {
         let mut arguments = std::env::args_os();
         let name = arguments.next().unwrap_or_default();
-        Self { executable: executable(&name), arguments: arguments.collect() }
+        Self { executable: executable(&name), arguments: arguments.collect(), variable }
     }
 
     /// What is started.
@@ -93,6 +95,9 @@ impl Invocation {
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES");
+        if let Some(variable) = self.variable {
+            command.env(variable, "1");
+        }
         command.spawn().map_err(error)
     }
 }
@@ -120,7 +125,7 @@ fn is_timeout(error: &HandoverError) -> bool {
 
 /// The path under which the process was started: what lies there by the time of the upgrade is the new version. What the
 /// kernel knows of the running one leads to the old version, be it a deleted file or the former target of a link.
-fn executable(name: &OsStr) -> PathBuf {
+pub(super) fn executable(name: &OsStr) -> PathBuf {
     let path = Path::new(name);
     let found = if path.components().count() > 1 {
         std::path::absolute(path).ok()
@@ -151,7 +156,7 @@ mod tests {
     }
 
     fn invocation(script: &str) -> Invocation {
-        Invocation { executable: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
+        Invocation { executable: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], variable: None }
     }
 
     #[test]
@@ -162,7 +167,7 @@ mod tests {
 
     #[test]
     fn successor_that_cannot_be_started_is_named() {
-        let missing = Invocation { executable: "/no/such/file".into(), arguments: Vec::new() };
+        let missing = Invocation { executable: "/no/such/file".into(), arguments: Vec::new(), variable: None };
         let error = missing.upgrade(&Handover::default()).unwrap_err();
         assert!(error.to_string().starts_with("/no/such/file cannot be started: "), "{error}");
     }

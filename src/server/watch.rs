@@ -216,7 +216,7 @@ fn events() -> AddWatchFlags {
 }
 
 /// The folders in which a change can lead `file` elsewhere: its own, and that of every link on the way to it.
-fn folders(file: &Path) -> Vec<PathBuf> {
+pub(super) fn folders(file: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut here = PathBuf::from("/");
     let mut ahead: Vec<PathBuf> = components(file);

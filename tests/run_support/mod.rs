@@ -86,6 +86,7 @@ pub(crate) struct Proxy {
     child: Child,
     log: Log,
     directory: TempDir,
+    options: Options,
     _ports: [Port; 2],
 }
 
@@ -99,28 +100,18 @@ impl Proxy {
 
     /// Starts it and leaves it to itself.
     pub(crate) fn spawn(options: &Options) -> Self {
+        Self::prepare(options).run()
+    }
+
+    /// Its files, before it is started.
+    pub(crate) fn prepare(options: &Options) -> Prepared {
         let directory = tempfile::tempdir().unwrap();
         issue(directory.path());
         // A link of its own, which a test can make lead elsewhere.
-        let executable = directory.path().join("sluice");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sluice"), &executable).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sluice"), directory.path().join("sluice")).unwrap();
         let ports = [Port::reserve(), Port::reserve()];
-        let config = directory.path().join("sluice.toml");
-        let folder = directory.path().to_str().unwrap();
-        std::fs::write(&config, configuration(options, &ports).replace("FOLDER", folder)).unwrap();
-        let mut command = match options.descriptors {
-            None => Command::new(&executable),
-            Some((soft, hard)) => {
-                let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={soft}:{hard}")).arg(&executable);
-                command
-            }
-        };
-        command.args(["run", "--config"]).arg(&config).args(&options.arguments).env_remove("SLUICE_LOG");
-        command.envs(options.environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let log = Log::read(child.stderr.take().unwrap(), options.reader);
-        Self { child, log, directory, _ports: ports }
+        std::fs::write(directory.path().join("sluice.toml"), configuration(options, &ports)).unwrap();
+        Prepared { directory, options: options.clone(), ports }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -133,6 +124,11 @@ impl Proxy {
         let lines = text.lines().filter(|line| line.contains(" upgraded: "));
         let pid = |line: &str| line.split("pid=").nth(1)?.split_whitespace().next()?.parse().ok();
         lines.filter_map(pid).map(Pid::from_raw).collect()
+    }
+
+    /// Starts it again where it has ended, with the same files and ports.
+    pub(crate) fn restart(&mut self, wrap: impl FnOnce(&Path) -> Command) {
+        (self.child, self.log) = launch(self.directory.path(), &self.options, wrap);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -161,17 +157,12 @@ impl Proxy {
 
     /// Replaces `from`, which must be there, by `to` in the configuration file.
     pub(crate) fn edit(&self, from: &str, to: &str) {
-        let config = self.directory.path().join("sluice.toml");
-        let text = std::fs::read_to_string(&config).unwrap();
-        assert!(text.contains(from), "no {from:?} in\n{text}");
-        std::fs::write(&config, text.replacen(from, to, 1)).unwrap();
+        edit(self.directory(), from, to);
     }
 
     /// Adds `text` at the end of the configuration file.
     pub(crate) fn append(&self, text: &str) {
-        let config = self.directory.path().join("sluice.toml");
-        let before = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(&config, before + text).unwrap();
+        append(self.directory(), text);
     }
 
     /// Asks for a reload: status code and body.
@@ -237,6 +228,71 @@ impl Proxy {
     pub(crate) fn key(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("edge.key")).unwrap()
     }
+}
+
+/// A proxy that has not been started.
+pub(crate) struct Prepared {
+    directory: TempDir,
+    options: Options,
+    ports: [Port; 2],
+}
+
+impl Prepared {
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Replaces `from`, which must be there, by `to` in the configuration file.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        edit(self.directory(), from, to);
+    }
+
+    /// Adds `text` at the end of the configuration file.
+    pub(crate) fn append(&self, text: &str) {
+        append(self.directory(), text);
+    }
+
+    /// Starts it and leaves it to itself.
+    pub(crate) fn run(self) -> Proxy {
+        let limits = self.options.descriptors;
+        self.run_with(|executable| match limits {
+            None => Command::new(executable),
+            Some((soft, hard)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={soft}:{hard}")).arg(executable);
+                command
+            }
+        })
+    }
+
+    /// The same through the command that `wrap` makes of the executable; its arguments follow.
+    pub(crate) fn run_with(self, wrap: impl FnOnce(&Path) -> Command) -> Proxy {
+        let Self { directory, options, ports } = self;
+        let (child, log) = launch(directory.path(), &options, wrap);
+        Proxy { child, log, directory, options, _ports: ports }
+    }
+}
+
+fn launch(directory: &Path, options: &Options, wrap: impl FnOnce(&Path) -> Command) -> (Child, Log) {
+    let mut command = wrap(&directory.join("sluice"));
+    command.args(["run", "--config"]).arg(directory.join("sluice.toml")).args(&options.arguments);
+    command.env_remove("SLUICE_LOG").envs(options.environment.iter().copied());
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = Log::read(child.stderr.take().unwrap(), options.reader);
+    (child, log)
+}
+
+fn edit(directory: &Path, from: &str, to: &str) {
+    let config = directory.join("sluice.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains(from), "no {from:?} in\n{text}");
+    std::fs::write(&config, text.replacen(from, to, 1)).unwrap();
+}
+
+fn append(directory: &Path, text: &str) {
+    let config = directory.join("sluice.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, before + text).unwrap();
 }
 
 impl Drop for Proxy {
@@ -395,6 +451,7 @@ fn configuration(options: &Options, [port, admin]: &[Port; 2]) -> String {
     format!(
         r#"
 [server]
+core_dumps = "allow"
 drain_timeout = "{drain_timeout}"
 [workers]
 cpus = "{cpus}"

@@ -314,6 +314,8 @@ fn configuration(options: &Options, files: &Files, address: SocketAddr, admin: S
         text,
         r#"
 [server]
+# So that a test which is not root can look at memory and descriptors.
+core_dumps = "allow"
 drain_timeout = "0s"
 {server_keys}
 

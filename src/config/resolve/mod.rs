@@ -8,6 +8,7 @@ mod guard;
 mod listener;
 mod log;
 mod protocol;
+mod server;
 mod server_name;
 mod tickets;
 mod worker;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::server;
+use crate::server::{CoreDumps, Sandbox, Settings};
 use crate::telemetry::Configuration;
 
 use super::cpu::Machine;
@@ -45,7 +46,7 @@ impl Environment {
 }
 
 /// Gives the settings where no error is in the report afterwards.
-pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut Report) -> Option<server::Settings> {
+pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut Report) -> Option<Settings> {
     let workers = worker::resolve(&file.workers, &environment.machine, report);
     let backends = backend::resolve_all(&file.backend, environment, report);
     let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
@@ -56,11 +57,14 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let memory_max_bytes = report.within(&file.server.memory_max, &limit::MEMORY_MAX).map(|bytes| bytes.0);
     let tracked_clients_max = report.bounded(&file.server.tracked_clients_max, &limit::TRACKED_CLIENTS_MAX);
     let logs = log::resolve(file, environment, report);
+    let user = server::user(&file.server, report);
+    let sandbox = report.get_or(&file.server.sandbox, Sandbox::Auto);
+    let core_dumps = report.get_or(&file.server.core_dumps, CoreDumps::Refuse);
     let drain_timeout = report.bounded(&file.server.drain_timeout, &limit::DRAIN_TIMEOUT);
     if report.has_errors() {
         return None;
     }
-    Some(server::Settings {
+    Some(Settings {
         workers,
         admin,
         tickets,
@@ -68,6 +72,9 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         backends: backends.into_iter().filter_map(|backend| backend.settings).collect(),
         memory_max_bytes,
         tracked_clients_max: usize::try_from(tracked_clients_max).unwrap_or(usize::MAX),
+        user,
+        sandbox,
+        core_dumps,
         drain_timeout,
         logs,
         shown: Arc::new(Configuration::none()),
