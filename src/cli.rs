@@ -89,7 +89,7 @@ mod tests {
                 let is_program = |word: &&str| word.rsplit('/').next() == Some("sluice");
                 // Behind the name comes a command; elsewhere it is a user or a folder.
                 let commands = ["run", "check", "doctor", "tickets", "demo", "audit", "--version", "--help"];
-                let start = words.windows(2).position(|pair| is_program(&&*pair[0]) && commands.contains(&pair[1]));
+                let start = words.windows(2).position(|pair| is_program(&pair[0]) && commands.contains(&pair[1]));
                 if let Some(start) = start.filter(|_| !part.contains("...")) {
                     found.push(["sluice"].iter().chain(&words[start + 1..]).copied().collect::<Vec<_>>().join(" "));
                 }
