@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::logs::LogSettings;
 use crate::telemetry::Configuration;
+use crate::telemetry::output::Target;
 use crate::{admin, backend, ticket, worker};
 
 /// Everything that a configuration file decides.
@@ -77,7 +78,9 @@ impl Settings {
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let tls = self.admin.tls.iter().flat_map(|tls| [tls.chain.clone(), tls.key.clone(), tls.client_ca.clone()]);
         let listeners = self.listeners.iter().flat_map(|listener| listener.tls.files());
-        listeners.chain(tls).chain(self.tickets.key_files.iter().cloned()).collect()
+        let ours = self.logs.syslog.tls.certificate.iter().flat_map(|(chain, key)| [chain, key]);
+        let collectors = self.logs.syslog.tls.ca.iter().chain(ours).cloned();
+        listeners.chain(tls).chain(self.tickets.key_files.iter().cloned()).chain(collectors).collect()
     }
 
     /// The folders in which files are made while the process runs.
@@ -86,22 +89,12 @@ impl Settings {
             Some(admin::Address::Unix(path)) => Some(path),
             _ => None,
         };
-        let mut files: Vec<PathBuf> = self.tickets.ring.iter().chain(socket).cloned().collect();
-        log_files(&self.shown.effective, &mut files);
-        files.iter().filter_map(|file| file.parent()).map(PathBuf::from).collect()
-    }
-}
-
-/// The files that logs are written to: in the configuration as it is shown, every output `file:PATH` and every `file`.
-fn log_files(value: &serde_json::Value, found: &mut Vec<PathBuf>) {
-    match value {
-        serde_json::Value::Object(table) => {
-            found.extend(table.get("file").and_then(|file| file.as_str()).map(PathBuf::from));
-            table.values().for_each(|value| log_files(value, found));
-        }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| log_files(item, found)),
-        serde_json::Value::String(text) => found.extend(text.strip_prefix("file:").map(PathBuf::from)),
-        _ => {}
+        let logs = [&self.logs.access.target, &self.logs.audit.copy].into_iter().filter_map(|target| match target {
+            Some(Target::File(path)) => Some(path),
+            _ => None,
+        });
+        let files = self.tickets.ring.iter().chain(socket).chain(&self.logs.audit.file).chain(logs);
+        files.filter_map(|file| file.parent()).map(PathBuf::from).collect()
     }
 }
 
