@@ -57,7 +57,10 @@ fn backend_that_dies_under_load_and_returns_is_used_again_and_the_other_carries_
 fn worker_that_panics_is_seen_and_the_others_serve_on() {
     let trigger = tempfile::tempdir().unwrap();
     let trigger = trigger.path().join("panic");
-    let options = Options { workers: 2, panic_trigger: Some(trigger.clone()), ..Options::to([Backend::echo()]) };
+    // The trigger lies outside of what the sandbox lets the proxy see.
+    let server_keys = "sandbox = \"off\"".to_owned();
+    let trigger_option = Some(trigger.clone());
+    let options = Options { workers: 2, panic_trigger: trigger_option, server_keys, ..Options::to([Backend::echo()]) };
     let proxy = Proxy::start(&options);
     let mut before: Vec<_> = (0..16).map(|_| Client::of(&proxy).connect()).collect();
     before.iter_mut().for_each(assert_echoes);

