@@ -5,6 +5,7 @@
 mod run_support;
 
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use nix::sys::signal::Signal;
@@ -96,21 +97,17 @@ fn sigpipe_is_ignored_and_workers_leave_signals_to_the_control_thread() {
     let ignored = mask(&format!("{process}/status"), "SigIgn:");
     assert!(ignored & bit(Signal::SIGPIPE) != 0, "{ignored:x}");
 
-    let mut worker_count = 0;
-    for task in std::fs::read_dir(format!("{process}/task")).unwrap() {
-        let task = task.unwrap().path();
-        let name = std::fs::read_to_string(task.join("comm")).unwrap();
-        let blocked = mask(task.join("status").to_str().unwrap(), "SigBlk:");
-        if name.starts_with("worker-") {
-            worker_count += 1;
-            for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2] {
-                assert!(blocked & bit(signal) != 0, "{signal} reaches {name}");
-            }
-        } else if task.ends_with(proxy.pid().to_string()) {
-            assert_eq!(blocked, 0, "the control thread blocks signals");
-        }
+    // A thread gets its name when it runs for the first time.
+    let name = |task: &Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let tasks = || std::fs::read_dir(format!("{process}/task")).unwrap().map(|task| task.unwrap().path());
+    let worker = || tasks().find(|task| name(task).starts_with("worker-"));
+    let worker = wait_until("the worker runs", worker, || proxy.log().text());
+    let blocked = |task: &Path| mask(task.join("status").to_str().unwrap(), "SigBlk:");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2] {
+        assert!(blocked(&worker) & bit(signal) != 0, "{signal} reaches the worker");
     }
-    assert_eq!(worker_count, 1);
+    let control = tasks().find(|task| task.ends_with(proxy.pid().to_string())).unwrap();
+    assert_eq!(blocked(&control), 0, "the control thread blocks signals");
 }
 
 fn mask(path: &str, field: &str) -> u64 {
