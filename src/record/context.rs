@@ -1,6 +1,6 @@
 //! Cipher contexts, lent to the directions that move records.
 //!
-//! A context of OpenSSL with its key takes about 1.3 KiB, and making one anew costs about 0.4 µs (docs/performance.md).
+//! A context of OpenSSL with its key takes about 1 KiB, and making one anew costs about 0.4 µs (docs/performance.md).
 //! So a direction owns keys, but borrows its context: [`reclaim_idle`], which the worker calls every second, takes
 //! back what was not used since, and the next record gets a new one. An idle connection holds none.
 
