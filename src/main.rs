@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // First of all: OpenSSL takes an allocator only before it has allocated.
     sluice::sys::allocator::adopt_openssl();
+    sluice::sys::allocator::refuse_huge_pages();
     let exit = match cli::Cli::parse().command {
         cli::Command::Check(arguments) => command::check::run(&arguments),
         cli::Command::Run(arguments) => command::run::run(&arguments),

@@ -235,8 +235,8 @@ mod tests {
         };
         assert_eq!(listener.kernel_tls, expected);
         assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
-        assert_eq!(listener.timeouts.idle, Duration::from_secs(300));
-        assert_eq!(listener.timeouts.close, Duration::from_secs(10));
+        assert_eq!(listener.timeouts.relay.idle, Duration::from_secs(300));
+        assert_eq!(listener.timeouts.relay.close, Duration::from_secs(10));
         assert_eq!(listener.tls.protocol, tls::Protocol::of(tls::Policy::Intermediate));
         assert!(listener.tls.alpn.is_empty() && listener.tls.sections.is_empty());
         assert_eq!(listener.tls.unknown_server_name, tls::UnknownServerName::Default);
@@ -319,7 +319,7 @@ mod tests {
             known_bugs: ktls::KnownBugs::Refuse,
         };
         assert_eq!(listener.kernel_tls, expected);
-        let timeouts = [listener.timeouts.handshake, listener.timeouts.idle, listener.timeouts.close];
+        let timeouts = [listener.timeouts.handshake, listener.timeouts.relay.idle, listener.timeouts.relay.close];
         assert_eq!(timeouts, [1, 2, 3].map(Duration::from_secs));
         assert_eq!(
             (listener.tls.protocol.versions.clone(), &listener.tls.alpn[..]),

@@ -33,10 +33,10 @@ pub(super) enum Purpose {
     Open,
 }
 
-/// Takes back every context of this thread that was not used since the last call. Costs a walk over the contexts that
-/// are lent.
-pub fn reclaim_idle() {
-    CONTEXTS.with_borrow_mut(Contexts::reclaim_idle);
+/// Takes back every context of this thread that was not used since the last call, and says how many. Costs a walk over
+/// the contexts that are lent.
+pub fn reclaim_idle() -> usize {
+    CONTEXTS.with_borrow_mut(Contexts::reclaim_idle)
 }
 
 /// Contexts of this thread that are lent at the moment.
@@ -139,17 +139,20 @@ impl Contexts {
         }
     }
 
-    fn reclaim_idle(&mut self) {
+    fn reclaim_idle(&mut self) -> usize {
+        let mut reclaimed = 0;
         for place in 0..self.places.len() {
             let Place { borrower, is_used, .. } = self.places[place];
             self.places[place].is_used = false;
             if borrower != 0 && !is_used {
                 self.take_back(borrower, place);
+                reclaimed += 1;
             }
         }
         if self.vacant.len() == self.places.len() {
             (self.places, self.vacant) = (Vec::new(), Vec::new());
         }
+        reclaimed
     }
 }
 
@@ -189,7 +192,7 @@ mod tests {
             exchange(&mut sealer, &mut opener, b"first");
             reclaim_idle();
             assert_eq!(lent_count(), before + 2, "used since the last call");
-            reclaim_idle();
+            assert_eq!(reclaim_idle(), before + 2);
             assert_eq!(lent_count(), 0);
             exchange(&mut sealer, &mut opener, b"second");
             assert_eq!(lent_count(), 2);

@@ -46,7 +46,7 @@ impl<'a> BackendToClient<'a> {
     /// The other direction could not send: the backend has reset the connection, perhaps behind a last answer.
     pub(super) fn lose_backend(&self) {
         self.state.set(State::Lost);
-        self.sides.watch.allow(self.sides.close_timeout);
+        self.sides.watch.allow(self.sides.timeouts.close);
     }
 
     pub(super) fn has_lost_backend(&self) -> bool {
@@ -62,7 +62,7 @@ impl<'a> BackendToClient<'a> {
         }
         self.writer.close().await?;
         self.state.set(State::Ended);
-        self.sides.watch.allow(self.sides.close_timeout);
+        self.sides.watch.allow(self.sides.timeouts.close);
         Ok(Ended::BackendClosed)
     }
 

@@ -63,12 +63,19 @@ pub struct Sides<'a> {
     pub capabilities: &'a ktls::Capabilities,
     /// Records that one AES-GCM key protects at most.
     pub records_per_key: u64,
-    /// How long without a byte ends the connection.
-    pub idle_timeout: Duration,
-    /// How long a side may take nothing of what waits for it.
-    pub stall_timeout: Duration,
-    /// How long the client may take to answer our close.
-    pub close_timeout: Duration,
+    /// How long the connection may wait for what.
+    pub timeouts: &'a Timeouts,
+}
+
+/// How long a connection that relays may wait for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// Without a record's worth of bytes taken by a side that data waits for.
+    pub stall: Duration,
+    /// From the first close of a direction that nobody answers to the end of the connection.
+    pub close: Duration,
 }
 
 /// How a connection ended, and what its backend may be told.
@@ -87,47 +94,50 @@ pub struct Outcome {
 /// told what it is to be told; closing the sockets is left to the caller.
 ///
 /// Cancel safety: not safe; dropped, it leaves the connection to be closed.
-pub async fn run(sides: &Sides<'_>, handover: Box<Handover>) -> Outcome {
-    // Out of its box, which is freed: what a future is given by value it keeps to its end.
-    let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
-    let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
-        (Ok(sealer), Ok(opener)) => (sealer, opener),
-        (Err(error), _) | (_, Err(error)) => return close::internal(&error),
-    };
-    // Only AES-GCM has a limit that matters (RFC 9846 section 5.5).
-    let sealer = match suite.aead {
-        Aead::ChaCha20Poly1305 => sealer,
-        Aead::Aes128Gcm | Aead::Aes256Gcm => sealer.with_record_limit(sides.records_per_key),
-    };
-    let sealer = match max_fragment_length {
-        Some(limit) => sealer.with_fragment_len(usize::from(limit)),
-        None => sealer,
-    };
-    let (client_secret, server_secret) = traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
-    let offload = Offload::new(sides, suite, max_fragment_length);
-    let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
-    let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
-    let sealing = BackendToClient::new(sides, &writer, &offload);
-    sides.watch.allow_idle(sides.idle_timeout);
-    let result = {
-        let (opened, sealed) = (pin!(opening.run(leftover)), pin!(sealing.run()));
-        sides.watch.guard(pin!(join(opened, sealed, || sealing.lose_backend()))).await
-    };
-    let client_end = opening.end();
-    let reason = match result {
-        Ok(Ok(first)) => close::finished(first, client_end),
-        Ok(Err(broken)) if sealing.has_lost_backend() => close::after_last_answer(sides, &writer, &broken).await,
-        Ok(Err(broken)) => close::tell_client(sides, &writer, broken).await,
-        Err(_) if sealing.has_lost_backend() => CloseReason::BackendFailed,
-        Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,
-        Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
-        Err(_) => {
-            let reason = if sides.watch.was_pulled() { CloseReason::MemoryShort } else { CloseReason::IdleTimeout };
-            close::idle(sides, &writer).await;
-            reason
-        }
-    };
-    Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed), moved: offload.moved() }
+pub fn run<'a>(sides: &'a Sides<'a>, handover: Box<Handover>) -> impl Future<Output = Outcome> + use<'a> {
+    // Not an `async fn`: that would keep room for its arguments twice.
+    async move {
+        // Out of its box, which is freed: what a future is given by value it keeps to its end.
+        let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
+        let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
+            (Ok(sealer), Ok(opener)) => (sealer, opener),
+            (Err(error), _) | (_, Err(error)) => return close::internal(&error),
+        };
+        // Only AES-GCM has a limit that matters (RFC 9846 section 5.5).
+        let sealer = match suite.aead {
+            Aead::ChaCha20Poly1305 => sealer,
+            Aead::Aes128Gcm | Aead::Aes256Gcm => sealer.with_record_limit(sides.records_per_key),
+        };
+        let sealer = match max_fragment_length {
+            Some(limit) => sealer.with_fragment_len(usize::from(limit)),
+            None => sealer,
+        };
+        let (client_secret, server_secret) = traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
+        let offload = Offload::new(sides, suite, max_fragment_length);
+        let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
+        let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
+        let sealing = BackendToClient::new(sides, &writer, &offload);
+        sides.watch.allow_idle(sides.timeouts.idle);
+        let result = {
+            let (opened, sealed) = (pin!(opening.run(leftover)), pin!(sealing.run()));
+            sides.watch.guard(pin!(join(opened, sealed, || sealing.lose_backend()))).await
+        };
+        let client_end = opening.end();
+        let reason = match result {
+            Ok(Ok(first)) => close::finished(first, client_end),
+            Ok(Err(broken)) if sealing.has_lost_backend() => close::after_last_answer(sides, &writer, &broken).await,
+            Ok(Err(broken)) => close::tell_client(sides, &writer, broken).await,
+            Err(_) if sealing.has_lost_backend() => CloseReason::BackendFailed,
+            Err(_) if sealing.has_ended() => CloseReason::CloseTimeout,
+            Err(_) if client_end == Some(Ended::ClientTruncated) => CloseReason::ClientTruncated,
+            Err(_) => {
+                let reason = if sides.watch.was_pulled() { CloseReason::MemoryShort } else { CloseReason::IdleTimeout };
+                close::idle(sides, &writer).await;
+                reason
+            }
+        };
+        Outcome { reason, client_finished: client_end == Some(Ended::ClientClosed), moved: offload.moved() }
+    }
 }
 
 /// Runs both directions to their ends and says which came first; the first that breaks ends both. Only when the backend

@@ -35,7 +35,7 @@ async fn wait(sides: &Sides<'_>, to: Side) -> Result<(), Broken> {
         Side::Backend => sides.backend,
     };
     let mut ready = pin!(stream.writable());
-    let interval = LOOK_INTERVAL.min(sides.stall_timeout);
+    let interval = LOOK_INTERVAL.min(sides.timeouts.stall);
     let look = sides.watch.another(interval);
     // Not before the first look: most waits are over long before it.
     let (mut unmoved, mut queued) = (Duration::ZERO, None);
@@ -50,7 +50,7 @@ async fn wait(sides: &Sides<'_>, to: Side) -> Result<(), Broken> {
         let left = tls_ulp::unacknowledged_bytes(stream.as_fd()).unwrap_or_default();
         if queued.is_some_and(|queued| !has_moved(queued, left)) {
             unmoved += interval;
-            if unmoved >= sides.stall_timeout {
+            if unmoved >= sides.timeouts.stall {
                 return Err(Broken::Stalled(to));
             }
         } else {

@@ -14,6 +14,15 @@ pub fn adopt_openssl() -> bool {
     unsafe { CRYPTO_set_mem_functions(allocate, reallocate, release) == 1 }
 }
 
+/// Keeps this process, and what it starts, from transparent huge pages.
+///
+/// mimalloc asks for them (`madvise`), and then the first byte of a 2 MiB range takes all of it: an idle connection took
+/// nearly twice the memory, and more processor time went into clearing pages (docs/performance.md).
+pub fn refuse_huge_pages() {
+    // A kernel that cannot says so, and nothing is lost but memory.
+    let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
 /// Gives what this thread has freed back to the system, as far as whole pages are free. To be called when a burst of
 /// work is over: mimalloc itself would look again only at the next allocation.
 pub fn give_back() {

@@ -12,6 +12,7 @@ use super::context::{Listener, Place, WorkerContext};
 use super::proxy_header::{self, Introduction, ProxyHeaderRefused};
 use super::trace::Trace;
 use crate::backend::{self, DialError};
+use crate::record::Handover;
 use crate::relay::{self, Sides};
 use crate::sys::socket::Stream;
 use crate::telemetry::access::version_names;
@@ -21,31 +22,37 @@ use crate::tls::{self, ClientHello, Established, Failure, HandshakeKind};
 
 /// Serves one connection from its first byte to its last, and counts how it ended. A panic is contained: it ends this
 /// connection only.
-pub(super) async fn serve(
+///
+/// A block with what it captures, not an `async fn`: that would keep room for its arguments twice, and every idle
+/// connection would pay for it.
+pub(super) fn serve(
     socket: OwnedFd,
     peer: SocketAddr,
     listener: Rc<Listener>,
     tls: Rc<tls::Context>,
     worker: Rc<WorkerContext>,
     place: Place,
-) {
+) -> impl Future<Output = ()> {
     let client = Cell::new(peer);
     let mut trace = Trace::begin(&listener, &worker);
-    let outcome = contain(pin!(phases(socket, &client, &listener, tls, &worker, &mut trace))).await;
-    let client = client.get();
-    let reason = outcome.unwrap_or_else(|Panicked| {
-        worker.metrics.panics.increment();
-        tracing::error!(listener = listener.name, %client, "a connection panicked: this is a bug, please report it");
-        CloseReason::Internal
-    });
-    trace.end(reason, client, &worker);
-    worker.metrics.connections_closed.of(reason).increment();
-    tracing::debug!(listener = listener.name, %client, reason = reason.label(), "connection closed");
-    drop(place);
+    async move {
+        let outcome = contain(pin!(phases(socket, &client, &listener, tls, &worker, &mut trace))).await;
+        let client = client.get();
+        let reason = outcome.unwrap_or_else(|Panicked| {
+            worker.metrics.panics.increment();
+            tracing::error!(
+                listener = listener.name, %client, "a connection panicked: this is a bug, please report it"
+            );
+            CloseReason::Internal
+        });
+        trace.end(reason, client, &worker);
+        worker.metrics.connections_closed.of(reason).increment();
+        tracing::debug!(listener = listener.name, %client, reason = reason.label(), "connection closed");
+        drop(place);
+    }
 }
 
-/// Header of the load balancer in front, handshake, dial, header for the server, relay, close. `known_client` is the peer,
-/// until a header says otherwise.
+/// All phases of a connection, and the close of its sockets. `known_client` is the peer, until a header says otherwise.
 async fn phases(
     socket: OwnedFd,
     known_client: &Cell<SocketAddr>,
@@ -54,89 +61,22 @@ async fn phases(
     worker: &WorkerContext,
     trace: &mut Trace,
 ) -> CloseReason {
-    let peer = known_client.get();
     let stream = match Stream::new(socket) {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::error!(%peer, %error, "the runtime refused a socket");
+            tracing::error!(peer = %known_client.get(), %error, "the runtime refused a socket");
             return CloseReason::Internal;
         }
     };
     let watch = worker.wheel.watch(listener.timeouts.handshake);
-
-    let Introduction { client, received, early, seat: _seat } =
-        match proxy_header::expect(&stream, peer, listener, worker, &watch).await {
-            Ok(introduction) => introduction,
-            Err(ProxyHeaderRefused) => {
-                stream.close();
-                return CloseReason::ProxyHeaderRefused;
-            }
-        };
-    known_client.set(client);
-
-    let mut hello = None;
-    let attempt = worker.handshakes.begin(watch.trigger());
-    let handshake = watch.guard(pin!(tls::accept(&stream, &tls, early, &attempt, &mut hello))).await;
-    let out_of_time = || Err(if attempt.gave_way() { Failure::GaveWay } else { Failure::TimedOut });
-    let handshake = handshake.unwrap_or_else(|_| out_of_time());
-    drop(attempt);
-    // A reload may have replaced it; what it holds of certificates shall not wait for the end of the connection.
-    drop(tls);
-    let established = match handshake {
-        Ok(established) => established,
-        Err(failure) => {
-            report(&failure, hello.as_ref(), client, listener, worker);
-            trace.failed(&failure, hello.as_ref());
-            refuse(stream, &failure, &watch).await;
-            return CloseReason::HandshakeFailed;
+    // What only the beginning needs is in a future of its own, whose room the relay takes over.
+    let (server, handover) = match prepare(&stream, &watch, known_client, listener, tls, worker, trace).await {
+        Ok(ready) => ready,
+        Err(reason) => {
+            stream.close();
+            return reason;
         }
     };
-    count(&established, worker);
-    trace.established(&established, hello.as_ref());
-    let route = listener.route(established.section);
-    let server_name = hello.as_ref().and_then(ClientHello::server_name);
-    // The access log and the server know the connection by the same name.
-    let id = || trace.id().unwrap_or_else(|| worker.unique_ids.next());
-    let greeting =
-        match proxy_header::compose(route.proxy_protocol, &received, &stream, peer, server_name, &established, &id) {
-            Ok(greeting) => greeting,
-            Err(error) => {
-                tracing::debug!(listener = listener.name, %client, %error, "client has gone");
-                stream.close();
-                return CloseReason::ClientFailed;
-            }
-        };
-    // An idle connection must not hold on to what its beginning told.
-    drop((received, hello));
-    let handover = established.into_handover();
-
-    let dialled = backend::dial(&route.servers, route.connect_timeout, &watch, &worker.metrics).await;
-    let server = match dialled {
-        Ok((server, address)) => {
-            trace.connected(route.servers.name(), address);
-            server
-        }
-        Err(DialError::Unavailable) => {
-            trace.unreachable(route.servers.name());
-            relay::close_without_backend(&stream, &watch, handover).await;
-            stream.close();
-            return CloseReason::BackendUnavailable;
-        }
-        // As when it resets later: the client must not take it for a clean close.
-        Err(DialError::Reset) => {
-            trace.unreachable(route.servers.name());
-            stream.close();
-            return CloseReason::BackendFailed;
-        }
-    };
-    if let Err(error) = backend::greet(&server, &greeting, route.connect_timeout, &watch).await {
-        tracing::warn!(backend = route.servers.name(), %client, %error, "server took no PROXY protocol header");
-        server.reset();
-        stream.close();
-        return CloseReason::BackendFailed;
-    }
-    drop(greeting);
-
     let sides = Sides {
         client: &stream,
         backend: &server,
@@ -147,9 +87,7 @@ async fn phases(
         records_per_key: listener.records_per_key,
         watch: &watch,
         metrics: &worker.metrics,
-        idle_timeout: listener.timeouts.idle,
-        stall_timeout: listener.timeouts.stall,
-        close_timeout: listener.timeouts.close,
+        timeouts: &listener.timeouts.relay,
     };
     let outcome = relay::run(&sides, handover).await;
     trace.relayed(&outcome);
@@ -167,6 +105,83 @@ async fn phases(
         stream.close();
     }
     outcome.reason
+}
+
+/// Header of the load balancer in front, handshake, dial, header for the server. On an error the client has been told
+/// what it is to be told, and its socket is left to be closed.
+async fn prepare(
+    stream: &Stream,
+    watch: &Watch,
+    known_client: &Cell<SocketAddr>,
+    listener: &Listener,
+    tls: Rc<tls::Context>,
+    worker: &WorkerContext,
+    trace: &mut Trace,
+) -> Result<(Stream, Box<Handover>), CloseReason> {
+    let peer = known_client.get();
+    let Introduction { client, received, early, seat: _seat } =
+        proxy_header::expect(stream, peer, listener, worker, watch)
+            .await
+            .map_err(|ProxyHeaderRefused| CloseReason::ProxyHeaderRefused)?;
+    known_client.set(client);
+
+    let mut hello = None;
+    let attempt = worker.handshakes.begin(watch.trigger());
+    let handshake = watch.guard(pin!(tls::accept(stream, &tls, early, &attempt, &mut hello))).await;
+    let out_of_time = || Err(if attempt.gave_way() { Failure::GaveWay } else { Failure::TimedOut });
+    let handshake = handshake.unwrap_or_else(|_| out_of_time());
+    drop(attempt);
+    // A reload may have replaced it; what it holds of certificates shall not wait for the end of the connection.
+    drop(tls);
+    let established = match handshake {
+        Ok(established) => established,
+        Err(failure) => {
+            report(&failure, hello.as_ref(), client, listener, worker);
+            trace.failed(&failure, hello.as_ref());
+            if failure.has_alert() {
+                relay::linger(stream, watch).await;
+            }
+            return Err(CloseReason::HandshakeFailed);
+        }
+    };
+    count(&established, worker);
+    trace.established(&established, hello.as_ref());
+    let route = listener.route(established.section);
+    let server_name = hello.as_ref().and_then(ClientHello::server_name);
+    // The access log and the server know the connection by the same name.
+    let id = || trace.id().unwrap_or_else(|| worker.unique_ids.next());
+    let greeting = proxy_header::compose(route.proxy_protocol, &received, stream, peer, server_name, &established, &id)
+        .map_err(|error| {
+            tracing::debug!(listener = listener.name, %client, %error, "client has gone");
+            CloseReason::ClientFailed
+        })?;
+    // A connect that takes long must not hold on to what the beginning told.
+    drop((received, hello));
+    let handover = established.into_handover();
+
+    let dialled = backend::dial(&route.servers, route.connect_timeout, watch, &worker.metrics).await;
+    let server = match dialled {
+        Ok((server, address)) => {
+            trace.connected(route.servers.name(), address);
+            server
+        }
+        Err(DialError::Unavailable) => {
+            trace.unreachable(route.servers.name());
+            relay::close_without_backend(stream, watch, handover).await;
+            return Err(CloseReason::BackendUnavailable);
+        }
+        // As when it resets later: the client must not take it for a clean close.
+        Err(DialError::Reset) => {
+            trace.unreachable(route.servers.name());
+            return Err(CloseReason::BackendFailed);
+        }
+    };
+    if let Err(error) = backend::greet(&server, &greeting, route.connect_timeout, watch).await {
+        tracing::warn!(backend = route.servers.name(), %client, %error, "server took no PROXY protocol header");
+        server.reset();
+        return Err(CloseReason::BackendFailed);
+    }
+    Ok((server, handover))
 }
 
 fn count(established: &Established, worker: &WorkerContext) {
@@ -204,14 +219,6 @@ fn report(
             error = %failure, suppressed, "handshake failed"
         );
     }
-}
-
-/// Closes after a failed handshake, so that the client can still read the alert.
-async fn refuse(stream: Stream, failure: &Failure, watch: &Watch) {
-    if failure.has_alert() {
-        relay::linger(&stream, watch).await;
-    }
-    stream.close();
 }
 
 /// The future panicked.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::guard::ClientLimits;
 use crate::ktls;
 use crate::network::Networks;
+use crate::relay;
 use crate::tls;
 
 /// The workers of the process.
@@ -51,9 +52,11 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
-            idle: Duration::from_secs(300),
-            stall: Duration::from_secs(60),
-            close: Duration::from_secs(10),
+            relay: relay::Timeouts {
+                idle: Duration::from_secs(300),
+                stall: Duration::from_secs(60),
+                close: Duration::from_secs(10),
+            },
         }
     }
 }
@@ -111,10 +114,6 @@ pub struct ListenerSettings {
 pub struct Timeouts {
     /// From accept to the end of the handshake.
     pub handshake: Duration,
-    /// Without a byte in either direction.
-    pub idle: Duration,
-    /// Without a record's worth of bytes taken by a side that data waits for.
-    pub stall: Duration,
-    /// From the first close of a direction that nobody answers to the end of the connection.
-    pub close: Duration,
+    /// After it.
+    pub relay: relay::Timeouts,
 }

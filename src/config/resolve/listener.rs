@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use crate::ktls;
 use crate::network::Networks;
+use crate::relay;
 use crate::tls::{self, UnknownServerName};
 use crate::worker::{ListenerSettings, Timeouts};
 
@@ -82,9 +83,11 @@ fn settings(
     let kernel_tls = kernel_tls(raw, report);
     let timeouts = Timeouts {
         handshake: report.bounded(&raw.handshake_timeout, &limit::HANDSHAKE_TIMEOUT),
-        idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
-        stall: report.bounded(&raw.stall_timeout, &limit::STALL_TIMEOUT),
-        close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
+        relay: relay::Timeouts {
+            idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
+            stall: report.bounded(&raw.stall_timeout, &limit::STALL_TIMEOUT),
+            close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
+        },
     };
     let records_per_key = report.bounded(&raw.records_per_key, &limit::RECORDS_PER_KEY);
     let proxy_protocol_from = proxy_protocol_from(raw, report);
