@@ -11,7 +11,7 @@ mod handshake_support;
 
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group};
 use openssl::ssl::SslVersion;
 use sluice::record::ProtocolVersion;
 use sluice::tls::{Context, Established, Handshake, HandshakeKind, Progress};
@@ -126,4 +126,12 @@ criterion_group! {
         .without_plots();
     targets = full, resumption
 }
-criterion_main!(benches);
+/// With the allocator of the program, for OpenSSL too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
 use sluice::record::{
@@ -186,4 +186,12 @@ criterion_group! {
         .without_plots();
     targets = seal, open, bare, key_schedule
 }
-criterion_main!(benches);
+/// With the allocator of the program, for OpenSSL too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use sluice::ticket::{ChainSecret, KeyTable, Ring, RingShape, ScopeHash, ScopeKeys, UnixSeconds, seal};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -133,4 +133,12 @@ criterion_group! {
         .sample_size(20);
     targets = seal_and_open, derivation, contention
 }
-criterion_main!(benches);
+/// With the allocator of the program, for OpenSSL too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
