@@ -147,6 +147,44 @@ fn session_of_the_former_process_resumes_on_the_new_one() {
     }
 }
 
+#[test]
+fn session_resumes_by_the_ring_file_after_an_upgrade_and_after_a_restart() {
+    let backend = Backend::start();
+    let prepared = Proxy::prepare(&Options::to(backend.address));
+    let mut tickets = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    let made = tickets.args(["tickets", "new", "--ring"]).arg(prepared.directory().join("ring")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    prepared.append("[tickets]\nring = \"ring\"\n");
+    let mut proxy = prepared.run();
+    let folder = proxy.directory().to_path_buf();
+    let session = |version: &str| folder.join(format!("session{version}"));
+    let versions = ["-tls1_2", "-tls1_3"];
+    for version in versions {
+        assert!(!exchange(&proxy, &backend, version, None, &session(version)), "{version}");
+    }
+    let resumes = |proxy: &Proxy, what: &str| {
+        for version in versions {
+            let resumed = exchange(proxy, &backend, version, Some(&session(version)), &folder.join("unused"));
+            assert!(resumed, "{version}: {what}");
+        }
+    };
+    upgrade(&proxy);
+    assert_eq!(proxy.wait().code(), Some(0));
+    resumes(&proxy, "after the upgrade");
+    let successor = proxy.successors()[0];
+    nix::sys::signal::kill(successor, Signal::SIGTERM).unwrap();
+    wait_until("the process ends", || has_ended(successor).then_some(()), || proxy.log().text());
+    proxy.restart(|executable| Command::new(executable));
+    proxy.log().wait_for("admin listening");
+    resumes(&proxy, "after the restart");
+}
+
+/// Whether a process is gone, or waits for nothing but to be asked how it ended.
+fn has_ended(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
 /// One request to the backend by openssl; whether it resumed the session of the file `from`. The new one goes to `to`.
 fn exchange(proxy: &Proxy, backend: &Backend, version: &str, from: Option<&Path>, to: &Path) -> bool {
     let mut client = Command::new("openssl");

@@ -7,10 +7,9 @@ mod support;
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -18,46 +17,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use support::backend::{self, Backend};
-use support::http::get_request;
 use support::nginx::Nginx;
 use support::proxy::{Options, Proxy};
+use support::returning::{Program, balancer};
+use support::ring::RingFolder;
 use support::suite::Version;
-use support::{tool, wait_until};
+use support::wait_until;
 use tempfile::TempDir;
-
-/// A ring file of its own folder.
-struct RingFolder(TempDir);
-
-impl RingFolder {
-    fn new() -> Self {
-        let folder = Self(TempDir::with_prefix("sluice-ring-").unwrap());
-        folder.tickets("new");
-        folder
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("ticket.ring")
-    }
-
-    /// `sluice tickets COMMAND` on the ring.
-    fn tickets(&self, command: &str) {
-        let mut tickets = Command::new(env!("CARGO_BIN_EXE_sluice"));
-        let output = tickets.args(["tickets", command, "--ring"]).arg(self.path()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// The ring on another node.
-    fn copy(&self) -> Self {
-        let folder = Self(TempDir::with_prefix("sluice-ring-").unwrap());
-        std::fs::copy(self.path(), folder.path()).unwrap();
-        folder
-    }
-
-    /// Settings of a node with this ring.
-    fn options(&self, backend: SocketAddr) -> Options {
-        Options { tickets: format!("ring = {:?}", self.path()), ..Options::to([backend]) }
-    }
-}
 
 /// A key file of its own folder, as nginx takes it.
 fn key_file(folder: &Path, bytes: usize) -> PathBuf {
@@ -69,28 +35,6 @@ fn key_file(folder: &Path, bytes: usize) -> PathBuf {
     path
 }
 
-/// An address whose connections go to the nodes in turn, as behind a load balancer.
-fn balancer(nodes: &[&Proxy]) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let nodes: Vec<_> = nodes.iter().map(|node| node.address()).collect();
-    std::thread::spawn(move || {
-        for (client, node) in listener.incoming().zip(nodes.iter().cycle()) {
-            let (client, server) = (client.unwrap(), TcpStream::connect(node).unwrap());
-            forward(client.try_clone().unwrap(), server.try_clone().unwrap());
-            forward(server, client);
-        }
-    });
-    address
-}
-
-fn forward(mut from: TcpStream, mut to: TcpStream) {
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
-}
-
 fn handshakes(node: &Proxy, version: Version, kind: &str) -> u64 {
     node.metric(&format!("sluice_handshakes_total{{version=\"{}\",kind=\"{kind}\"}}", version.number()))
 }
@@ -99,88 +43,42 @@ fn opened(node: &Proxy, result: &str) -> u64 {
     node.metric(&format!("sluice_tickets_opened_total{{result=\"{result}\"}}"))
 }
 
-/// Lets a client that connects twice do so, first to one node, then to another. The client trusts the first node's
-/// authority alone: without resumption, the second connection fails.
-fn check_client(versions: &[Version], run: impl Fn(SocketAddr, Version, &Path) -> tool::Output) {
+/// Has a program connect to one node, then to another. It trusts the first node's authority alone: without resumption,
+/// the second connection fails.
+fn check_program(program: Program) {
     let nginx = Nginx::start();
     nginx.publish("file", b"content");
     let ring = RingFolder::new();
     let copy = ring.copy();
     let nodes = [Proxy::start(&ring.options(nginx.address())), Proxy::start(&copy.options(nginx.address()))];
-    for &version in versions {
-        let output = run(balancer(&[&nodes[0], &nodes[1]]), version, nodes[0].ca());
+    for &version in program.versions() {
+        let address = balancer(&nodes.each_ref().map(Proxy::address));
+        let output = program.fetch_twice(address, version, nodes[0].ca());
         assert!(output.success, "{version:?}: {}", output.stderr);
         let counted = [handshakes(&nodes[0], version, "full"), handshakes(&nodes[1], version, "resumed")];
         assert_eq!(counted, [1, 1], "{version:?}: {}", output.stderr);
     }
-    assert!(opened(&nodes[1], "current") >= versions.len() as u64);
+    assert!(opened(&nodes[1], "current") >= program.versions().len() as u64);
 }
 
 #[test]
 fn openssl_s_client_resumes_on_another_node() {
-    let folder = TempDir::new().unwrap();
-    check_client(&Version::ALL, |address, version, ca| {
-        let option = if version == Version::Tls12 { "-tls1_2" } else { "-tls1_3" };
-        let session = folder.path().join(option);
-        let connect = |file_option: &str| {
-            let mut command = Command::new("openssl");
-            command.args(["s_client", "-quiet", "-nocommands", option, "-servername", "localhost"]);
-            command.args(["-verify_return_error", "-connect", &address.to_string(), file_option]).arg(&session);
-            tool::run(command.arg("-CAfile").arg(ca), &get_request("file"))
-        };
-        let first = connect("-sess_out");
-        assert!(first.success && session.exists(), "{version:?}: {}", first.stderr);
-        connect("-sess_in")
-    });
+    check_program(Program::OpenSsl);
 }
 
 #[test]
 fn curl_resumes_on_another_node() {
-    // In TLS 1.2 curl 7.88 offers its session in vain, to nginx as well.
-    check_client(&[Version::Tls13], |address, version, ca| {
-        let url = format!("https://localhost:{}/file", address.port());
-        let mut command = Command::new("curl");
-        command.args(["--silent", "--show-error", "--fail", "--http1.1", "--tls-max", version.number()]);
-        command.args([&format!("--tlsv{}", version.number()), "--header", "Connection: close", "--cacert"]).arg(ca);
-        command.args(["--resolve", &format!("localhost:{}:127.0.0.1", address.port()), &url, &url]);
-        tool::run(&mut command, b"")
-    });
+    check_program(Program::Curl);
 }
 
 #[test]
 fn gnutls_resumes_on_another_node() {
-    check_client(&Version::ALL, |address, version, ca| {
-        let priority = format!("NORMAL:-VERS-ALL:+VERS-TLS{}", version.number());
-        let mut command = Command::new("gnutls-cli");
-        command.args(["--resume", "--waitresumption", "--priority", &priority, "--port", &address.port().to_string()]);
-        command.arg("--x509cafile").arg(ca).arg("localhost");
-        tool::run(&mut command, &get_request("file"))
-    });
+    check_program(Program::GnuTls);
 }
 
 #[test]
 fn python_resumes_on_another_node() {
-    const PROGRAM: &str = "
-import socket, ssl, sys
-port, version, ca = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-context = ssl.create_default_context(cafile=ca)
-context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
-session = None
-for expected in (False, True):
-    with socket.create_connection(('127.0.0.1', port), 30) as plain:
-        with context.wrap_socket(plain, server_hostname='localhost', session=session) as secure:
-            secure.sendall(b'GET /file HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n')
-            while secure.recv(4096):
-                pass
-            session = secure.session
-            if secure.session_reused != expected:
-                sys.exit(f'reused: {secure.session_reused}')
-";
-    check_client(&Version::ALL, |address, version, ca| {
-        let name = if version == Version::Tls12 { "TLSv1_2" } else { "TLSv1_3" };
-        let mut command = Command::new("python3");
-        tool::run(command.args(["-c", PROGRAM, &address.port().to_string(), name]).arg(ca), b"")
-    });
+    check_program(Program::Python);
 }
 
 /// rustls, which remembers its sessions by server name, wherever they come from.

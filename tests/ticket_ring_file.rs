@@ -318,6 +318,69 @@ fn ring_ahead_of_this_nodes_clock_is_refused_and_the_old_stays() {
 }
 
 #[test]
+fn ring_that_a_wrong_clock_has_ratcheted_is_restored_from_a_good_copy() {
+    let node = Node::with(&new_ring(T0));
+    let good = fs::read(&node.path).unwrap();
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    keeper.maintain_at(T0.plus(4 * LONG)).unwrap().persisted.unwrap();
+    let burned = node.read().first_epoch();
+    let done = keeper.maintain_at(T0).unwrap();
+    assert_eq!((done.change, done.persisted.unwrap()), (RingChange::None, Persisted::NotNeeded));
+    assert_eq!(sealing_name(&mut keeper, T0), None, "what is burned is burned");
+    assert_eq!(keeper.status_at(T0).unwrap().ring.unwrap().standing, RingStanding::Ahead);
+
+    fs::write(&node.path, &good).unwrap();
+    let epochs = burned - RingShape::default().oldest_alive_at(T0);
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Restored { epochs });
+    assert_eq!(sealing_name(&mut keeper, T0), Some(name));
+    assert!(is_usable(&mut keeper, name, T0), "tickets from before open again");
+    assert_eq!(fs::read(&node.path).unwrap(), good, "the file is left as it is");
+    assert_eq!(keeper.telemetry().events.of(RingEvent::Restored).value(), 1);
+}
+
+#[test]
+fn ring_that_a_wrong_clock_has_ratcheted_does_not_replace_a_good_file() {
+    let node = Node::with(&new_ring(T0));
+    let good = fs::read(&node.path).unwrap();
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    let held = RingFile::at(&node.path).lock(LockWait::Try).unwrap();
+    assert!(matches!(keeper.maintain_at(T0.plus(4 * LONG)).unwrap().persisted, Err(FileError::Busy { .. })));
+    drop(held);
+    assert!(matches!(keeper.maintain_at(T0).unwrap().change, RingChange::Restored { .. }));
+    assert_eq!(sealing_name(&mut keeper, T0), Some(name));
+    assert_eq!(fs::read(&node.path).unwrap(), good);
+}
+
+#[test]
+fn ring_in_memory_that_a_wrong_clock_has_ratcheted_is_made_anew() {
+    let mut keeper = Keeper::open_at(Source::Memory(RingShape::default()), &[], T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    keeper.maintain_at(T0.plus(4 * LONG)).unwrap();
+    assert!(keeper.is_due_at(T0));
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Replaced);
+    assert!(sealing_name(&mut keeper, T0).is_some_and(|fresh| fresh != name));
+    assert!(!is_usable(&mut keeper, name, T0));
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::None, "once is enough");
+}
+
+#[test]
+fn revocation_by_a_clock_that_is_ahead_is_obeyed_all_the_same() {
+    let node = Node::with(&new_ring(T0));
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    let revoked = node.read().revoked_at(T0.plus(4 * LONG)).unwrap();
+    write(&node.path, &revoked);
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Revoked);
+    assert!(!is_usable(&mut keeper, name, T0));
+    assert_eq!(sealing_name(&mut keeper, T0), None, "no key for the present, and no former one instead");
+    assert_eq!(keeper.status_at(T0).unwrap().ring.unwrap().standing, RingStanding::Ahead);
+    keeper.maintain_at(T0.plus(4 * LONG)).unwrap();
+    assert!(sealing_name(&mut keeper, T0.plus(4 * LONG)).is_some());
+}
+
+#[test]
 fn ring_left_lying_for_years_is_refused() {
     let node = Node::with(&new_ring(T0));
     let error = node.keeper_at(T0.plus(Duration::from_secs(3 * 366 * 86_400))).map(drop).unwrap_err();

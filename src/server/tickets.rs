@@ -3,12 +3,12 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
 use crate::backend;
-use crate::telemetry::{KeySource, RingStatus, RingTelemetry};
+use crate::telemetry::{KeySource, RingFacts, RingStanding, RingStatus, RingTelemetry};
 use crate::ticket::{
     Keeper, KeeperError, Maintenance, Renewal, RingChange, RingShape, ScopeHash, ScopeKeys, Settings, Source,
     TicketSettings, UnixSeconds,
@@ -120,8 +120,12 @@ impl Tickets {
     }
 
     fn log_done(&mut self, done: &Maintenance) {
-        if done.change != RingChange::None {
-            tracing::info!(change = ?done.change, "ticket ring: the file brought a change");
+        match (done.change, &self.source) {
+            (RingChange::None, _) => {}
+            (change, Some(Source::Memory(_))) => {
+                tracing::info!(?change, "ticket ring: made anew, it was ahead of the clock")
+            }
+            (change, _) => tracing::info!(?change, "ticket ring: the file brought a change"),
         }
         if done.ratcheted_epochs > 0 {
             tracing::debug!(epochs = done.ratcheted_epochs, "ticket ring: ratcheted");
@@ -131,8 +135,20 @@ impl Tickets {
                 error,
                 "ticket ring: the file could not be rewritten and still holds keys of expired tickets",
             ),
-            Ok(_) if self.complaint.take().is_some() => tracing::info!("ticket ring: all is well again"),
-            Ok(_) => {}
+            Ok(_) => self.log_standing(),
+        }
+    }
+
+    /// Logs that the ring is ahead of the clock, so that there are no tickets, or that nothing is wrong any more.
+    fn log_standing(&mut self) {
+        let beginning = self.telemetry.status().ring.as_ref().and_then(beginning_of_ring_ahead);
+        match beginning {
+            Some(at) => self.complain(
+                &format_args!("the ring begins at {}", humantime::format_rfc3339_seconds(at)),
+                "ticket ring: no tickets until the clock gets there; set the clock, or distribute the ring again",
+            ),
+            None if self.complaint.take().is_some() => tracing::info!("ticket ring: all is well again"),
+            None => {}
         }
     }
 
@@ -208,6 +224,15 @@ fn scope(listener: &worker::ListenerSettings, backends: &[backend::Settings]) ->
         ("client_auth", client_auth),
     ])
 }
+
+/// When the first key of a ring that is ahead of the clock begins to seal; none where the ring is not ahead.
+fn beginning_of_ring_ahead(facts: &RingFacts) -> Option<SystemTime> {
+    let seconds = facts.first_epoch.saturating_mul(facts.epoch_length_seconds);
+    (facts.standing == RingStanding::Ahead).then(|| UNIX_EPOCH + Duration::from_secs(seconds.min(UNIX_SECONDS_MAX)))
+}
+
+/// 9999-12-31T23:59:59Z, where RFC 3339 ends: a later beginning is shown as this.
+const UNIX_SECONDS_MAX: u64 = 253_402_300_799;
 
 fn now() -> UnixSeconds {
     SystemTime::now().into()

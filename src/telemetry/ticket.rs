@@ -58,8 +58,10 @@ label_enum! {
         KeptOurs = "kept_ours",
         /// A revocation came with the file.
         Revoked = "revoked",
-        /// Another ring came with the file.
+        /// Another ring came with the file, or took the place of one in memory that was ahead of the clock.
         Replaced = "replaced",
+        /// A wrong clock had ratcheted the ring past the present, and the file had it as it was before.
+        Restored = "restored",
         /// The file could not be written.
         NotPersisted = "not_persisted",
         /// The file holds the ring from before a revocation; not used.

@@ -89,8 +89,14 @@ pub enum RingChange {
     },
     /// A revocation reached this node: every ticket from before is refused.
     Revoked,
-    /// Another ring is in the file: every ticket of the former one is refused.
+    /// Another ring is in the file, or took the place of one in memory that was ahead of the clock: every ticket of the
+    /// former one is refused.
     Replaced,
+    /// A wrong clock had ratcheted ours past the present; the file had it as it was before, and that is in use again.
+    Restored {
+        /// Epochs gone back.
+        epochs: u64,
+    },
 }
 
 /// What [`Keeper::maintain_at`] did.
@@ -188,8 +194,7 @@ impl Keeper {
     }
 
     fn maintain_uncounted_at(&mut self, now: UnixSeconds) -> Result<Maintenance, KeeperError> {
-        let moved = self.file.as_ref().is_some_and(|(file, stamp)| file.stamp() != Some(*stamp));
-        let followed = if moved { self.follow_file_at(now) } else { Ok(RingChange::None) };
+        let followed = self.look_at(now);
         let ratcheted = self.ring.as_mut().map_or(Ok(0), |ring| ring.ratchet_at(now));
         // Whatever failed: tables for this moment, so that no key is used longer than it may be.
         self.publish_at(now)?;
@@ -322,6 +327,7 @@ impl Keeper {
             RingChange::KeptOurs { .. } => events.of(RingEvent::KeptOurs).increment(),
             RingChange::Revoked => events.of(RingEvent::Revoked).increment(),
             RingChange::Replaced => events.of(RingEvent::Replaced).increment(),
+            RingChange::Restored { .. } => events.of(RingEvent::Restored).increment(),
         }
     }
 
@@ -330,12 +336,34 @@ impl Keeper {
             self.changed_at = now;
             self.file_is_behind = true;
         }
-        let persisted = if self.file_is_behind { self.persist() } else { Ok(Persisted::NotNeeded) };
-        self.file_is_behind = persisted.is_err();
+        // A ring that a wrong clock has ratcheted must not replace a better one.
+        let is_due = self.file_is_behind && !self.is_ahead_at(now);
+        let persisted = if is_due { self.persist() } else { Ok(Persisted::NotNeeded) };
+        self.file_is_behind &= !is_due || persisted.is_err();
         Maintenance { change, ratcheted_epochs, persisted }
     }
 
-    /// Compares the ring in use with the one in the file, and takes the newer.
+    /// Whether the ring has been ratcheted past the present.
+    fn is_ahead_at(&self, now: UnixSeconds) -> bool {
+        self.ring.as_ref().is_some_and(|ring| is_ahead_at(ring, now))
+    }
+
+    /// Follows the file where it has changed, and looks for a ring in the place of one that is ahead of the clock.
+    fn look_at(&mut self, now: UnixSeconds) -> Result<RingChange, KeeperError> {
+        let is_ahead = self.is_ahead_at(now);
+        match (&self.source, &self.file) {
+            // Nobody else has it, and nothing has what the clock has burned of it.
+            (Source::Memory(shape), _) if is_ahead => {
+                self.ring = Some(Ring::generate_at(*shape, now)?);
+                self.tables_are_foreign = true;
+                Ok(RingChange::Replaced)
+            }
+            (_, Some((file, stamp))) if is_ahead || file.stamp() != Some(*stamp) => self.follow_file_at(now),
+            _ => Ok(RingChange::None),
+        }
+    }
+
+    /// Compares the ring in use with the one in the file, and takes the newer. The caller ratchets it.
     fn follow_file_at(&mut self, now: UnixSeconds) -> Result<RingChange, KeeperError> {
         let (Some((file, stamp)), Some(ring)) = (&mut self.file, &mut self.ring) else { return Ok(RingChange::None) };
         // Before it is read: what changes meanwhile is looked at next time.
@@ -344,17 +372,26 @@ impl Keeper {
         let path = file.path().to_path_buf();
         let change = match ring.relation_of(&candidate)? {
             Relation::Same => RingChange::None,
+            Relation::Behind { epochs } if is_ahead_at(ring, now) => {
+                *ring = candidate;
+                RingChange::Restored { epochs }
+            }
             Relation::Behind { epochs } => RingChange::KeptOurs { epochs },
             Relation::Revoked => {
                 return Err(KeeperError::Revoked { path, file: candidate.generation(), own: ring.generation() });
             }
-            relation => {
+            // Obeyed whatever the clocks say: where it has no key for the present there are no tickets.
+            Relation::Revocation => {
+                *ring = candidate;
+                RingChange::Revoked
+            }
+            Relation::Ahead { epochs } => {
                 *ring = usable_at(candidate, &path, now)?;
-                match relation {
-                    Relation::Ahead { epochs } => RingChange::Followed { epochs },
-                    Relation::Revocation => RingChange::Revoked,
-                    _ => RingChange::Replaced,
-                }
+                RingChange::Followed { epochs }
+            }
+            Relation::Different => {
+                *ring = usable_at(candidate, &path, now)?;
+                RingChange::Replaced
             }
         };
         *stamp = loaded;
@@ -508,6 +545,10 @@ impl KeeperError {
             Self::Ring(_) | Self::NoKeys | Self::TooManyKeyFiles { .. } | Self::SameKeyName { .. } => RingEvent::Failed,
         }
     }
+}
+
+fn is_ahead_at(ring: &Ring, now: UnixSeconds) -> bool {
+    matches!(ring.standing_at(now), Standing::Ahead { .. })
 }
 
 /// The ring, ratcheted to `now`, if it has keys for it.

@@ -18,6 +18,8 @@ pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod record;
+pub(crate) mod returning;
+pub(crate) mod ring;
 pub(crate) mod suite;
 pub(crate) mod tool;
 

@@ -43,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) tickets: String,
     /// What the wall clock of the process shows beside the right time, as libfaketime takes it: `+3600s`.
     pub(crate) clock: Option<&'static str>,
+    /// A file that says the same, and that the test may rewrite while the process runs.
+    pub(crate) clock_file: Option<PathBuf>,
     /// Further keys of the process.
     pub(crate) server_keys: String,
     /// Further keys of the workers.
@@ -81,6 +83,7 @@ impl Default for Options {
             connections_max: 4096,
             tickets: String::new(),
             clock: None,
+            clock_file: None,
             server_keys: String::new(),
             worker_keys: String::new(),
             listener: String::new(),
@@ -136,11 +139,7 @@ impl Proxy {
         let config = directory.path().join("sluice.toml");
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
         let mut command = command(&config, options.descriptors_max);
-        if let Some(offset) = options.clock {
-            command.env("LD_PRELOAD", faketime()).env("FAKETIME", offset);
-            // Timers go by the clock that is never set.
-            command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        }
+        set_clock(options, &mut command);
         if let Some(trigger) = &options.panic_trigger {
             command.env("SLUICE_FAULT_PANIC", trigger);
         }
@@ -170,7 +169,9 @@ impl Proxy {
         let (port, admin) = (Port::reserve(), Port::reserve());
         let config = directory.path().join("sluice.toml");
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
-        let output = command(&config, options.descriptors_max).output().unwrap();
+        let mut command = command(&config, options.descriptors_max);
+        set_clock(options, &mut command);
+        let output = command.output().unwrap();
         Refused { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
@@ -204,6 +205,13 @@ impl Proxy {
         let line = exposition.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         let value = line.unwrap_or_else(|| panic!("no sample {sample} in\n{exposition}"));
         value.trim().parse::<f64>().unwrap() as u64
+    }
+
+    /// All samples of this name together.
+    pub(crate) fn metric_sum(&self, name: &str) -> u64 {
+        let exposition = scrape(self.admin.address());
+        let samples = exposition.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+        samples.map(|sample| sample.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap() as u64).sum()
     }
 
     pub(crate) fn connections_open(&self) -> u64 {
@@ -301,10 +309,25 @@ fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
     command
 }
 
-/// Debian's libfaketime, in the folder of the machine's architecture.
-fn faketime() -> PathBuf {
+/// Puts the process in front of another wall clock than ours.
+fn set_clock(options: &Options, command: &mut Command) {
+    match (options.clock, &options.clock_file) {
+        (None, None) => return,
+        (Some(offset), _) => command.env("LD_PRELOAD", faketime("libfaketime.so.1")).env("FAKETIME", offset),
+        // Read with each look at the clock, which only this library lets one thread do at a time.
+        (None, Some(file)) => command
+            .env("LD_PRELOAD", faketime("libfaketimeMT.so.1"))
+            .env("FAKETIME_TIMESTAMP_FILE", file)
+            .env("FAKETIME_NO_CACHE", "1"),
+    };
+    // Timers go by the clock that is never set.
+    command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+}
+
+/// A library of Debian's libfaketime, in the folder of the machine's architecture.
+fn faketime(name: &str) -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").unwrap().filter_map(Result::ok);
-    let mut libraries = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    let mut libraries = folders.map(|folder| folder.path().join("faketime").join(name));
     libraries.find(|library| library.exists()).expect("faketime is installed: run `make test`, which installs it")
 }
 
