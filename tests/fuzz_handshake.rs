@@ -175,7 +175,7 @@ impl Server {
             static LISTENER: OnceCell<Context> = const { OnceCell::new() };
         }
         let handshake =
-            LISTENER.with(|context| Handshake::new(context.get_or_init(|| listener(KeyKind::EcdsaP256))).unwrap());
+            LISTENER.with(|context| Handshake::new(context.get_or_init(|| listener(KeyKind::EcdsaP256))));
         Self { handshake, received_bytes: 0 }
     }
 
