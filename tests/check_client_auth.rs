@@ -140,7 +140,10 @@ fn server_that_is_guarded_at_one_door_only_is_refused() {
     let twin = "[[backend]]\nname = \"twin\"\nservers = [\"127.0.0.1:9\", \"127.0.0.1:8080\"]\n";
     let narrower = "names = [\"a.edge.test\"]\nclient_auth = { ca = \"clients.pem\", allowed = [\"cn:a\"] }";
     for (config, title) in [
-        (asking(REQUIRED, &second("")), "listener \"back\" needs no client certificate for a server for which listener \"edge\""),
+        (
+            asking(REQUIRED, &second("")),
+            "listener \"back\" needs no client certificate for a server for which listener \"edge\"",
+        ),
         (
             sections("", &[&guarded], ""),
             "listener \"edge\" needs no client certificate for a server for which server_name \"a.edge.test\"",
@@ -219,7 +222,10 @@ fn mistakes_of_a_section_are_shown_at_their_lines() {
     for (client_auth, parts) in [
         ("client_auth = {}", ["`listener.server_name.client_auth.ca` is missing", "sluice.toml:"]),
         ("client_auth = { ca = \"missing.pem\" }", ["cannot read CA file", "sluice.toml:"]),
-        ("client_auth = { ca = \"clients.pem\", depth = 17 }", ["above its upper bound", "server_name.client_auth.depth"]),
+        (
+            "client_auth = { ca = \"clients.pem\", depth = 17 }",
+            ["above its upper bound", "server_name.client_auth.depth"],
+        ),
         ("client_auth = { ca = \"clients.pem\", modes = \"off\" }", ["unknown key", "did you mean `mode`?"]),
     ] {
         assert_refused(&check(client_auth), &parts);

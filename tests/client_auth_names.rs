@@ -89,10 +89,11 @@ impl World {
     /// The same with more about the guarded names, and with something that the listener asks of everybody else.
     fn proxy_with(&self, more: &str, tls_lines: &str) -> Proxy {
         let [root, other] = ["root.pem", "other.pem"].map(|name| self.path().join(name));
-        let backends: String = [("guarded", server("guarded")), ("partner", server("partner")), ("open", server("open"))]
-            .iter()
-            .map(|(name, address)| format!("[[backend]]\nname = \"{name}\"\nservers = [\"{address}\"]\n"))
-            .collect();
+        let backends: String =
+            [("guarded", server("guarded")), ("partner", server("partner")), ("open", server("open"))]
+                .iter()
+                .map(|(name, address)| format!("[[backend]]\nname = \"{name}\"\nservers = [\"{address}\"]\n"))
+                .collect();
         let sections = format!(
             r#"
 [[listener.server_name]]
@@ -275,9 +276,16 @@ fn no_spelling_of_a_name_gets_around_its_certificate() {
             assert!(got.contains("alert") && !got.contains("this is"), "{version:?} {name}: {got}");
         }
         // None of these is the name: whatever they are, they are not served as it.
-        for name in
-            ["guarded.test..", ".guarded.test", "xguarded.test", "192.0.2.1", "[::1]", "wild.test", "b.a.wild.test", "*"]
-        {
+        for name in [
+            "guarded.test..",
+            ".guarded.test",
+            "xguarded.test",
+            "192.0.2.1",
+            "[::1]",
+            "wild.test",
+            "b.a.wild.test",
+            "*",
+        ] {
             let got = ask(version, &["-servername", name], None);
             assert!(got.contains("this is default"), "{version:?} {name}: {got}");
         }
@@ -407,13 +415,13 @@ fn second_hello_out_of_turn_is_refused() {
     let hello = |name: &str| {
         // RFC 5246 section 7.4.1.2: version, random, no session, one suite, no compression, the name and what ECDHE needs.
         let name = [&[0, u8::try_from(name.len() + 3).unwrap(), 0, 0, name.len() as u8][..], name.as_bytes()].concat();
-        let extensions: [(u8, &[u8]); 4] =
-            [(0, &name), (10, &[0, 2, 0, 23]), (11, &[1, 0]), (13, &[0, 4, 4, 3, 8, 4])];
+        let extensions: [(u8, &[u8]); 4] = [(0, &name), (10, &[0, 2, 0, 23]), (11, &[1, 0]), (13, &[0, 4, 4, 3, 8, 4])];
         let extensions = extensions.map(|(kind, body)| [&[0, kind, 0, body.len() as u8][..], body].concat()).concat();
-        let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, extensions.len() as u8], &extensions].concat();
+        let body =
+            [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, extensions.len() as u8], &extensions].concat();
         [&[1, 0, 0, body.len() as u8][..], &body].concat()
     };
-    let record = |message: &[u8]| [&[22, 3, 1, 0, message.len() as u8][..], message].concat();
+    let record = |message: &[u8]| [&[22, 3, 3, 0, message.len() as u8][..], message].concat();
     let [open, guarded] = ["open.test", "guarded.test"].map(hello);
     // In the record of the first one: nobody may go on before the answer.
     let mut early = connect_plain(&proxy);

@@ -168,7 +168,9 @@ impl Handshake {
     /// When the handshake is not complete, the key log delivered no secrets or OpenSSL negotiated what was never offered:
     /// bugs, or a crippled library.
     pub fn finish(mut self) -> Result<Established, Failure> {
-        let Transport::Tls(mut stream) = self.transport else { return Err(Failure::Internal("no handshake to finish")) };
+        let Transport::Tls(mut stream) = self.transport else {
+            return Err(Failure::Internal("no handshake to finish"));
+        };
         let leftover = stream.get_mut().take_leftover();
         // Without this SSL_free would take the connection for a broken one and forget the session.
         stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
@@ -211,13 +213,17 @@ impl Handshake {
             let Some(hello) = wire.read_hello(&mut self.hellos)? else { return self.wait() };
             self.begin(hello)?;
         }
-        let Transport::Tls(stream) = &mut self.transport else { return Err(Failure::Internal("handshake without OpenSSL")) };
+        let Transport::Tls(stream) = &mut self.transport else {
+            return Err(Failure::Internal("handshake without OpenSSL"));
+        };
         loop {
             if !stream.get_mut().expose_record()? {
                 return self.wait();
             }
-            if stream.ssl().version2() == Some(SslVersion::TLS1_3) {
-                self.hellos.again(stream.get_ref().exposed_record())?;
+            if let Some(record) = stream.get_ref().record_behind_hello()
+                && stream.ssl().version2() == Some(SslVersion::TLS1_3)
+            {
+                self.hellos.again(record)?;
             }
             let sent_from = stream.get_ref().output.len();
             let (result, observed) = client_auth::observe(|| secrets::capture(&mut self.secrets, || stream.accept()));
@@ -285,7 +291,7 @@ fn client_certificate(ssl: &SslRef, kind: HandshakeKind, has_expired_list: bool)
 pub(super) struct Wire {
     /// From the client, not yet read by OpenSSL.
     unread: Vec<u8>,
-    /// How many bytes of `unread` our own reader has looked at for the ClientHello.
+    /// How many bytes of `unread` our own reader has looked at for the first ClientHello.
     looked_len: usize,
     /// How many bytes of `unread` OpenSSL may read: the rest of one record.
     exposed_len: usize,
@@ -317,6 +323,7 @@ impl Wire {
     fn expose_record(&mut self) -> Result<bool, Failure> {
         debug_assert!(self.read_len == self.exposed_len, "OpenSSL asked for more than the record that it was shown");
         self.unread.drain(..self.exposed_len);
+        self.looked_len = self.looked_len.saturating_sub(self.exposed_len);
         (self.exposed_len, self.read_len) = (0, 0);
         let Some(record_len) = record_len(&self.unread)? else { return Ok(false) };
         self.exposed_len = record_len;
@@ -330,9 +337,9 @@ impl Wire {
         next.get(..usize::from(u16::from_be_bytes([high, low])) + 5)
     }
 
-    /// The record that OpenSSL is shown.
-    fn exposed_record(&self) -> &[u8] {
-        &self.unread[..self.exposed_len]
+    /// The record that OpenSSL is shown, where it is none of the first ClientHello.
+    fn record_behind_hello(&self) -> Option<&[u8]> {
+        (self.looked_len == 0).then(|| &self.unread[..self.exposed_len])
     }
 
     /// What stands behind the last record that OpenSSL was shown.

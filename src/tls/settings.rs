@@ -43,7 +43,8 @@ impl Settings {
 
     /// Everything that is asked of clients, by the listener and by its sections, each thing once.
     pub fn client_auths(&self) -> Vec<&Arc<ClientAuth>> {
-        let all = self.client_auth.iter().chain(self.sections.iter().filter_map(|section| section.client_auth.as_ref()));
+        let all =
+            self.client_auth.iter().chain(self.sections.iter().filter_map(|section| section.client_auth.as_ref()));
         let mut seen = HashSet::new();
         all.filter(|client_auth| seen.insert(Arc::as_ptr(client_auth))).collect()
     }

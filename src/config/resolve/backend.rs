@@ -72,8 +72,10 @@ fn mixed_client_auth(raw: &raw::Backend, proxy_protocol: Option<&Send>, report: 
         send.version == Version::V2 && [Tlv::Authority, Tlv::Ssl].into_iter().all(|tlv| send.tlvs.contains(tlv))
     };
     if mixed == MixedClientAuth::Accept && !proxy_protocol.is_some_and(tells) {
-        let finding = Diagnostic::warning("the servers of a backend with `mixed_client_auth` cannot tell clients apart")
-            .help("send them the name and the certificate: proxy_protocol = \"v2\" with the TLVs authority and ssl");
+        let finding = Diagnostic::warning(
+            "the servers of a backend with `mixed_client_auth` cannot tell clients apart",
+        )
+        .help("send them the name and the certificate: proxy_protocol = \"v2\" with the TLVs authority and ssl");
         report.push_at(finding, &span, "accepted, and the servers are not told");
     }
     mixed

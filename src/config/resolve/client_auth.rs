@@ -54,10 +54,9 @@ impl<'a> Reader<'a> {
                 kinds.insert(client_auth.as_ref().map(|client_auth| *client_auth.digest()));
                 if kinds.len() == limit::CLIENT_AUTH_COUNT_MAX + 1 {
                     let finding = Diagnostic::error("too many kinds of `client_auth` on one listener");
-                    let finding =
-                        finding.allowed(format!("allowed: up to {}", limit::CLIENT_AUTH_COUNT_MAX)).help(
-                            "each costs memory in every worker: let names share one, or take another listener",
-                        );
+                    let finding = finding
+                        .allowed(format!("allowed: up to {}", limit::CLIENT_AUTH_COUNT_MAX))
+                        .help("each costs memory in every worker: let names share one, or take another listener");
                     report.push_at(finding, &own.span(), "one too many");
                     return None;
                 }

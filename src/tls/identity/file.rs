@@ -133,14 +133,7 @@ fn read_key(path: &Path, passphrase: Option<&Passphrase<'_>>) -> Result<Content,
     };
     let kind = check_strength(path, &key)?;
     let is_passphrase_idle = passphrase.is_some() && !is_encrypted;
-    Ok(Content {
-        certificates: Vec::new(),
-        key,
-        kind,
-        key_file_mode,
-        passphrase_file_mode: None,
-        is_passphrase_idle,
-    })
+    Ok(Content { certificates: Vec::new(), key, kind, key_file_mode, passphrase_file_mode: None, is_passphrase_idle })
 }
 
 fn read_pkcs12(path: &Path, passphrase: Option<&Passphrase<'_>>) -> Result<Content, IdentityError> {
