@@ -90,7 +90,7 @@ impl Expected<'_> {
 fn serve(server: &Context, mut client: Client, expected: Expected<'_>) -> Duration {
     let mut clock = Stopwatch::default();
     let mut flight = client.answer(&[]).unwrap();
-    let mut handshake = clock.time(|| Handshake::new(server).unwrap());
+    let mut handshake = clock.time(|| Handshake::new(server));
     loop {
         let progress = clock.time(|| handshake.receive(&flight).unwrap());
         flight = client.answer(&take_output(&mut handshake)).unwrap();

@@ -321,3 +321,38 @@ fn key_that_may_not_be_read_is_refused_with_the_remedy() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("Permission denied") && stderr.contains("ls -l "), "{stderr}");
 }
+
+/// Whether `sluice check` warns of the mode of this file.
+fn warns_of_mode(name: &str, mode: u32, warning: &str) -> bool {
+    let folder = Folder::new();
+    let pem = ec_key();
+    let encrypted = pem.private_key_to_pem_pkcs8_passphrase(Cipher::aes_128_cbc(), b"secret").unwrap();
+    folder.write("edge.crt", &certificate(&pem, "20200101000000Z", "20991231235959Z").to_pem().unwrap());
+    folder.write_key("edge.key", &encrypted);
+    folder.write_key("edge.pass", b"secret\n");
+    folder.archive("edge.p12", "secret");
+    match name {
+        "edge.p12" => folder.certificates("{ pkcs12 = \"edge.p12\", passphrase_file = \"edge.pass\" }"),
+        _ => folder.certificates("{ chain = \"edge.crt\", key = \"edge.key\", passphrase_file = \"edge.pass\" }"),
+    }
+    folder.mode(name, mode);
+    let outcome = folder.check_prepared();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let help = format!("chmod 0600 FOLDER/{name}");
+    assert_eq!(outcome.stderr.contains(&help), outcome.stderr.contains(warning), "{}", outcome.stderr);
+    outcome.stderr.contains(warning)
+}
+
+/// A group that may read is how services share keys: `ssl-cert` of Debian, certbot's hooks.
+#[test]
+fn file_with_a_secret_may_be_read_by_its_group_and_by_nobody_else() {
+    for (name, what) in [("edge.key", "private key"), ("edge.p12", "private key"), ("edge.pass", "passphrase")] {
+        let warning = format!("the {what} is open to others: they can read or replace it");
+        for mode in [0o400, 0o600, 0o640, 0o440] {
+            assert!(!warns_of_mode(name, mode, &warning), "{name} {mode:o}");
+        }
+        for mode in [0o604, 0o644, 0o660, 0o620, 0o602] {
+            assert!(warns_of_mode(name, mode, &warning), "{name} {mode:o}");
+        }
+    }
+}

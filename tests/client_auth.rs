@@ -9,6 +9,7 @@ use std::path::Path;
 
 use pki_support::{Authority, Credentials, Profile, Purpose, self_signed};
 use ppp::v2::{Header, Type};
+use sluice::tls::client_auth::CLIENT_CERTIFICATE_BYTES_MAX;
 use support::backend::{self, Backend};
 use support::body::End;
 use support::client::{Client, Refusal};
@@ -24,6 +25,7 @@ const UNSUPPORTED_CERTIFICATE: u8 = 43;
 const CERTIFICATE_REVOKED: u8 = 44;
 const CERTIFICATE_EXPIRED: u8 = 45;
 const CERTIFICATE_UNKNOWN: u8 = 46;
+const ILLEGAL_PARAMETER: u8 = 47;
 const UNKNOWN_CA: u8 = 48;
 const CERTIFICATE_REQUIRED: u8 = 116;
 const DAY: i64 = 86_400;
@@ -261,6 +263,47 @@ fn client_is_told_which_authorities_count() {
     let dialog = Dialog::start(command.args(["s_client", "-nocommands", "-connect", &proxy.address().to_string()]));
     dialog.wait_for("Acceptable client certificate CA names");
     dialog.wait_for("CN = Clients root");
+}
+
+#[test]
+fn certificate_is_let_in_up_to_its_bound_and_refused_beyond() {
+    let world = World::new();
+    let proxy = world.proxy("required", "");
+    let [largest, larger] = [0, 1].map(|more| world.root.issue_of_size(CLIENT_CERTIFICATE_BYTES_MAX + more));
+    // What stands above the client's own does not travel any further, and has OpenSSL's bound.
+    let deep = world.intermediate.issue_of_size(CLIENT_CERTIFICATE_BYTES_MAX);
+    for version in Version::ALL {
+        assert_eq!(alert(&proxy, version, Some(&largest)), None, "{version:?}");
+        assert_eq!(alert(&proxy, version, Some(&deep)), None, "{version:?}");
+        assert_eq!(alert(&proxy, version, Some(&larger)), Some(BAD_CERTIFICATE), "{version:?}");
+    }
+    wait_counted(&proxy, &[("accepted", 4), ("too_large", 2)]);
+    assert!(proxy.log().contains("certificate too large"), "{}", proxy.log());
+}
+
+#[test]
+fn chain_is_let_in_up_to_what_openssl_reads_and_refused_beyond() {
+    let world = World::new();
+    let proxy = world.proxy("required", "");
+    // Certificates that nobody needs are passed over, and count all the same: with the client's own these are 96 KiB, and
+    // then more than 100.
+    let mut largest = world.root.issue_of_size(CLIENT_CERTIFICATE_BYTES_MAX);
+    largest.chain = (0..5).map(|_| world.root.issue_of_size(CLIENT_CERTIFICATE_BYTES_MAX).certificate).collect();
+    for version in Version::ALL {
+        assert_eq!(alert(&proxy, version, Some(&largest)), None, "{version:?}");
+    }
+    largest.chain.push(largest.chain[0].clone());
+    for version in Version::ALL {
+        // OpenSSL refuses it at its first bytes. So much of it is left unread then that a reset may take the alert away.
+        let refusal = match client(&proxy, version, Some(&largest)).try_connect() {
+            Ok(mut tls) => tls.read(&mut [0; 1]).map(|_| panic!("let in")).unwrap_err(),
+            Err(Refusal::Alert(alert)) => End::Alert(alert),
+            Err(Refusal::Other) => End::Reset,
+        };
+        assert!([End::Alert(ILLEGAL_PARAMETER), End::Reset].contains(&refusal), "{version:?}: {refusal:?}");
+    }
+    wait_until("they are counted", || proxy.handshakes_failed("protocol") == 2);
+    assert_eq!(proxy.log().matches("excessive message size").count(), 2, "{}", proxy.log());
 }
 
 /// Reads one version 2 header and gives the value of its SSL TLV.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pki_support::{Authority, Credentials, Profile};
+use sluice::tls::client_auth::CLIENT_CERTIFICATE_BYTES_MAX;
 use support::backend::{self, Backend};
 use support::port::Port;
 use support::proxy::{Options, Proxy};
@@ -53,10 +54,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let root = Authority::root("Clients root");
-        root.write(directory.path(), "root.pem");
         let client = root.issue(&Profile::client("client"));
+        Self::of(root, client)
+    }
+
+    fn of(root: Authority, client: Credentials) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        root.write(directory.path(), "root.pem");
         let files = client.write(directory.path(), "client");
         let ring = directory.path().join("ring");
         let made = Command::new(env!("CARGO_BIN_EXE_sluice")).args(["tickets", "new", "--ring"]).arg(&ring).output();
@@ -142,6 +147,20 @@ fn session_resumes_under_the_same_policy_and_the_server_still_learns_the_identit
     }
 }
 
+/// The ticket is longer than a record then, in either direction.
+#[test]
+fn largest_certificate_that_is_let_in_travels_in_tickets() {
+    let root = Authority::root("Clients root");
+    let client = root.issue_of_size(CLIENT_CERTIFICATE_BYTES_MAX);
+    let world = World::of(root, client);
+    let proxy = world.proxy(&world.required(""));
+    for version in Version::ALL {
+        let went = world.connect(version, Identity::Client, &[port(&proxy), port(&proxy), port(&proxy)]);
+        assert_eq!(went, ["full", "resumed", "resumed"], "{version:?}");
+    }
+    assert_eq!(proxy.metric("sluice_client_certificates_total{result=\"resumed\"}"), 4);
+}
+
 /// The class of CVE-2025-23419: a session that was opened without a certificate, shown where one is needed.
 #[test]
 fn session_never_gets_past_a_stricter_policy() {
@@ -197,7 +216,7 @@ fn session_does_not_cross_listeners_or_server_names() {
     let world = World::new();
     let second = Port::reserve();
     let lax = format!(
-        "\n[[listener]]\nname = \"lax\"\naddress = \"{}\"\nbackend = \"app\"\n[listener.tls]\ncertificates = [{{ chain = {:?}, key = {:?} }}]\n",
+        "mixed_client_auth = \"accept\"\n[[listener]]\nname = \"lax\"\naddress = \"{}\"\nbackend = \"app\"\n[listener.tls]\ncertificates = [{{ chain = {:?}, key = {:?} }}]\n",
         second.address(),
         world.files.0,
         world.files.1,

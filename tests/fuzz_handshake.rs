@@ -174,8 +174,7 @@ impl Server {
             // As in the proxy, each thread has its own.
             static LISTENER: OnceCell<Context> = const { OnceCell::new() };
         }
-        let handshake =
-            LISTENER.with(|context| Handshake::new(context.get_or_init(|| listener(KeyKind::EcdsaP256))).unwrap());
+        let handshake = LISTENER.with(|context| Handshake::new(context.get_or_init(|| listener(KeyKind::EcdsaP256))));
         Self { handshake, received_bytes: 0 }
     }
 

@@ -21,7 +21,7 @@ pub struct Settings {
 }
 
 /// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     /// A TCP address.
     Tcp(SocketAddr),

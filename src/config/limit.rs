@@ -147,9 +147,11 @@ pub(super) const RECORDS_PER_KEY: Limit<u64> =
 
 /// Intermediates above a client's certificate: private hierarchies have one or two.
 pub(super) const CLIENT_AUTH_DEPTH: Limit<u64> = Limit { min: 0, default: 3, max: 16 };
-/// Files with revocation lists of one listener.
+/// Different things that one listener and its sections ask of clients: each is a context in every worker.
+pub(super) const CLIENT_AUTH_COUNT_MAX: usize = 256;
+/// Files with revocation lists in one place.
 pub(super) const CRL_COUNT_MAX: usize = 64;
-/// Identities that one listener lets in: each is compared with the certificate.
+/// Identities that are let in in one place: each is compared with the certificate.
 pub(super) const ALLOWED_COUNT_MAX: usize = 1024;
 
 /// Networks in one list.

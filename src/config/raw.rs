@@ -16,7 +16,9 @@ use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, record, server, tls, worker};
 
 use super::limit;
-use super::scalar::{ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogOutput, ProxyProtocol, WorkerCount};
+use super::scalar::{
+    ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogOutput, MixedClientAuth, ProxyProtocol, WorkerCount,
+};
 
 /// Configuration of Sluice. Unknown keys are refused. Relative paths start at the folder of the file.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -244,6 +246,9 @@ pub(super) struct ServerName {
     pub(super) names: List<String>,
     /// Name of the backend; absent: that of the listener.
     pub(super) backend: Field<String>,
+    /// Certificates of the clients that ask for these names; absent: as the listener has it.
+    #[schemars(with = "ClientAuth")]
+    pub(super) client_auth: Option<Spanned<ClientAuth>>,
 }
 
 /// What one client of a listener may have, over all workers. Beyond it connections are reset as soon as they are
@@ -304,12 +309,12 @@ pub(super) struct Tls {
 /// Which certificates of clients are asked for, and which count.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["ca"]))]
 pub(super) struct ClientAuth {
     /// `required`: a client without a certificate is refused; `optional`: it is let in, and one with a certificate that
     /// does not count is refused; `off`: nobody is asked.
     pub(super) mode: Field<ClientAuthChoice>,
-    /// PEM file: the authorities whose certificates count; clients are told their names.
+    /// PEM file: the authorities whose certificates count; clients are told their names. Must be there unless `mode` is
+    /// `off`.
     pub(super) ca: Field<PathBuf>,
     /// Intermediate certificates between that of a client and an authority at most.
     #[schemars(transform = limit::CLIENT_AUTH_DEPTH.describe())]
@@ -356,4 +361,8 @@ pub(super) struct Backend {
     /// What a `v2` header says beside the addresses; absent: everything but `crc32c` and `client_cert`. What is known
     /// of TLS needs `ssl`, which is sent along.
     pub(super) proxy_protocol_tlvs: List<Tlv>,
+    /// Servers that are reached both through a name that needs a client certificate and through one that does not, or
+    /// through names that need different ones: `refuse` refuses the configuration, since a client that is let in for one
+    /// name can ask the server for the other; `accept` where the servers themselves see to it, by the PROXY protocol header.
+    pub(super) mixed_client_auth: Field<MixedClientAuth>,
 }

@@ -94,6 +94,15 @@ pub(super) enum ClientAuthChoice {
     Off,
 }
 
+/// Whether a backend's servers may be reached both with the client certificates that a name needs and without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MixedClientAuth {
+    /// They may not.
+    Refuse,
+    /// They tell the connections apart themselves.
+    Accept,
+}
+
 impl<T> Field<T> {
     /// Whether the key is not in the file.
     pub(super) fn is_absent(&self) -> bool {
@@ -477,6 +486,7 @@ choice!(worker::IoDriver { "auto" => Self::Auto, "uring" => Self::Uring, "epoll"
 choice!(ktls::Mode { "auto" => Self::Auto, "off" => Self::Off, "always" => Self::Always, "required" => Self::Required });
 choice!(ktls::Bulk { "auto" => Self::Auto, "splice" => Self::Splice, "copy" => Self::Copy });
 choice!(ClientAuthChoice { "required" => Self::Required, "optional" => Self::Optional, "off" => Self::Off });
+choice!(MixedClientAuth { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(ExpiredCrl { "refuse" => Self::Refuse, "warn" => Self::Warn });
 choice!(server::Sandbox { "auto" => Self::Auto, "off" => Self::Off, "required" => Self::Required });
 choice!(server::CoreDumps { "refuse" => Self::Refuse, "allow" => Self::Allow });

@@ -78,10 +78,8 @@ fn stamps(settings: &Settings) -> Stamps {
 /// worker would build.
 fn renewed(listener: &ListenerSettings, backends: &[backend::Settings]) -> Result<ListenerSettings, StartError> {
     let mut renewed = listener.clone();
-    if let Some(before) = &listener.tls.client_auth {
-        let error = |source| StartError::ClientAuth { listener: listener.name.clone(), source };
-        renewed.tls.client_auth = Some(Arc::new(ClientAuth::load(before.settings()).map_err(error)?));
-    }
+    let error = |source| StartError::ClientAuth { listener: listener.name.clone(), source };
+    renewed.tls.replace_client_auths(|before| ClientAuth::load(before.settings()).map_err(error))?;
     let identities = Table::load(&listener.tls.certificates).map_err(|errors| {
         // The first says enough: the next reading names the others.
         let source = errors.into_iter().next().unwrap_or(IdentityError::TooMany { count: 0 });

@@ -13,7 +13,8 @@ use crate::ticket::{
     Keeper, KeeperError, Maintenance, Renewal, RingChange, RingShape, ScopeHash, ScopeKeys, Settings, Source,
     TicketSettings, UnixSeconds,
 };
-use crate::tls::ServerName;
+use crate::tls::client_auth::ClientAuth;
+use crate::tls::{ServerName, TicketKeys};
 use crate::worker;
 
 /// The ring, and who uses it.
@@ -83,9 +84,22 @@ impl Tickets {
         &mut self,
         listener: &worker::ListenerSettings,
         backends: &[backend::Settings],
-    ) -> Result<Option<Arc<ScopeKeys>>, KeeperError> {
+    ) -> Result<Option<TicketKeys>, KeeperError> {
         let Some(keeper) = &mut self.keeper else { return Ok(None) };
-        keeper.scope_at(scope(listener, backends), now()).map(Some)
+        let now = now();
+        let mut known: Vec<(Option<[u8; 32]>, Arc<ScopeKeys>)> = Vec::new();
+        let mut keys = |client_auth: Option<&ClientAuth>| {
+            let digest = client_auth.map(|client_auth| *client_auth.digest());
+            if let Some((_, keys)) = known.iter().find(|(known, _)| *known == digest) {
+                return Ok(Arc::clone(keys));
+            }
+            let keys = keeper.scope_at(scope(listener, client_auth, backends), now)?;
+            known.push((digest, Arc::clone(&keys)));
+            Ok::<_, KeeperError>(keys)
+        };
+        let of_listener = keys(listener.tls.client_auth.as_deref())?;
+        let sections = listener.tls.sections.iter().map(|section| keys(section.client_auth.as_deref()));
+        Ok(Some(TicketKeys { sections: sections.collect::<Result<_, _>>()?, listener: of_listener }))
     }
 
     /// What happened to the ring, and what it is like.
@@ -200,15 +214,19 @@ fn shape(lifetime: Duration) -> Result<RingShape, KeeperError> {
     Ok(RingShape::new(RingShape::default().epoch_length(), Duration::from_secs(lifetime.as_secs()))?)
 }
 
-/// What a ticket is bound to: a session resumes only where the same versions, suites and protocols apply and the same
-/// backend answers. Not the listener's name: one site often has several, such as one for IPv4 and one for IPv6.
-/// `docs/ticket-ring.md` lists the fields.
-fn scope(listener: &worker::ListenerSettings, backends: &[backend::Settings]) -> ScopeHash {
+/// What a ticket is bound to: a session resumes only where the same versions, suites and protocols apply, the same backend
+/// answers, and the same is asked of clients. Not the listener's name: one site often has several, such as one for IPv4
+/// and one for IPv6. `docs/ticket-ring.md` lists the fields.
+fn scope(
+    listener: &worker::ListenerSettings,
+    client_auth: Option<&ClientAuth>,
+    backends: &[backend::Settings],
+) -> ScopeHash {
     let protocol = &listener.tls.protocol;
     let (versions, suites) = (protocol.versions_text(), protocol.suites_text());
     let alpn = listener.tls.alpn.join(",");
     // Whom it lets in, down to the content of its files: a session must not get past a stricter policy than its own.
-    let client_auth = listener.tls.client_auth.as_ref().map_or(b"off".as_slice(), |policy| policy.digest());
+    let client_auth = client_auth.map_or(b"off".as_slice(), |client_auth| client_auth.digest());
     let backend = |index: usize| backends.get(index).map_or("", |backend| backend.name.as_str());
     let mut sections = String::new();
     for (section, index) in listener.tls.sections.iter().zip(&listener.section_backends) {

@@ -25,7 +25,7 @@ pub async fn accept(
     attempt: &Attempt,
     client_hello: &mut Option<ClientHello>,
 ) -> Result<Established, Failure> {
-    let mut handshake = Handshake::new(context)?;
+    let mut handshake = Handshake::new(context);
     handshake.feed(&early);
     let mut received = Ok(());
     drop(early);

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::failure::Failure;
 use super::ja4;
 
 /// A ClientHello, as it came. Everything in it is the client's word.
@@ -105,62 +106,123 @@ impl ClientHello {
     }
 }
 
-/// Finds the ClientHello in the records of a handshake's beginning.
-pub(super) enum Awaited {
-    /// These bytes of it have come so far.
-    Fragments(Vec<u8>),
-    /// It has come, or never will.
+/// Finds the ClientHellos in the records of a handshake's beginning: the first one, and in TLS 1.3 the one with which the
+/// client answers a HelloRetryRequest.
+#[derive(Default)]
+pub(super) struct Hellos {
+    /// What has come of a message that is not yet whole.
+    fragments: Vec<u8>,
+    stage: Stage,
+}
+
+#[derive(Default)]
+enum Stage {
+    /// The first one has not come yet.
+    #[default]
+    First,
+    /// It has; the body of its server_name extension.
+    Again(Option<Box<[u8]>>),
+    /// Nothing that comes is looked at any more.
     Over,
 }
 
-impl Awaited {
-    /// From the first byte on.
-    pub(super) fn new() -> Self {
-        Self::Fragments(Vec::new())
-    }
+/// What a record has in it of the first ClientHello.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// A part that is not the last.
+    Cut,
+    /// The last part.
+    Whole(ClientHello),
+    /// Nothing, or something that is none: OpenSSL has the alert for it.
+    Other,
+}
 
-    /// Takes the next record, whole; the ClientHello where this record completes it.
-    pub(super) fn take(&mut self, record: &[u8]) -> Option<ClientHello> {
-        let Self::Fragments(fragments) = self else { return None };
-        let Some(fragment) = record.get(RECORD_HEADER_LEN..).filter(|_| record[0] == HANDSHAKE) else {
-            *self = Self::Over;
-            return None;
-        };
+impl Hellos {
+    /// Takes the next record, whole, up to the first ClientHello.
+    ///
+    /// # Errors
+    /// [`Failure::SecondClientHello`], where more than the first one is in its records: nobody may go on before our answer.
+    pub(super) fn first(&mut self, record: &[u8]) -> Result<First, Failure> {
+        let Some(fragment) = handshake_fragment(record) else { return Ok(First::Other) };
         // Clients nearly always send it in one record: it is read where it lies then.
-        let is_continued = !fragments.is_empty();
+        let is_continued = !self.fragments.is_empty();
         if is_continued {
-            fragments.extend_from_slice(fragment);
+            self.fragments.extend_from_slice(fragment);
         }
-        let hello = match whole_message(if is_continued { fragments } else { fragment }) {
-            Message::Whole(body) => ClientHello::parse(body),
-            Message::Other => None,
-            Message::Cut if is_continued => return None,
+        let hello = match whole_message(if is_continued { &self.fragments } else { fragment }) {
+            Message::Whole(_, [_, ..]) => return Err(Failure::SecondClientHello("comes before our answer")),
+            Message::Whole(body, []) => ClientHello::parse(body),
+            Message::Other | Message::TooLong => None,
             Message::Cut => {
-                fragments.extend_from_slice(fragment);
-                return None;
+                if !is_continued {
+                    self.fragments.extend_from_slice(fragment);
+                }
+                return Ok(First::Cut);
             }
         };
-        *self = Self::Over;
-        hello
+        self.fragments = Vec::new();
+        self.stage = match &hello {
+            Some(hello) => Stage::Again(hello.extension(extension::SERVER_NAME).map(Into::into)),
+            None => Stage::Over,
+        };
+        Ok(hello.map_or(First::Other, First::Whole))
     }
+
+    /// Takes a record behind the first ClientHello of a TLS 1.3 handshake, before OpenSSL sees it. By the name of the
+    /// first one it was decided what the client has to prove; the second one must not ask for another.
+    ///
+    /// # Errors
+    /// [`Failure::SecondClientHello`].
+    pub(super) fn again(&mut self, record: &[u8]) -> Result<(), Failure> {
+        let Stage::Again(server_name) = &self.stage else { return Ok(()) };
+        // What stands between the two is protected, or ChangeCipherSpec (RFC 8446 section 5).
+        let Some(fragment) = handshake_fragment(record) else { return Ok(()) };
+        self.fragments.extend_from_slice(fragment);
+        match whole_message(&self.fragments) {
+            Message::Cut => return Ok(()),
+            Message::Other => {}
+            Message::TooLong => return Err(Failure::SecondClientHello("is too long")),
+            Message::Whole(body, _) => {
+                let hello = ClientHello::parse(body).ok_or(Failure::SecondClientHello("is malformed"))?;
+                // RFC 8446 section 4.1.2: it is the first one again, but for extensions that server_name is not among.
+                if hello.extension(extension::SERVER_NAME) != server_name.as_deref() {
+                    return Err(Failure::SecondClientHello("asks for another server_name"));
+                }
+            }
+        }
+        // RFC 8446 section 4.1.4: there is no third one.
+        (self.fragments, self.stage) = (Vec::new(), Stage::Over);
+        Ok(())
+    }
+}
+
+/// What a record carries of handshake messages; none where it is of another type.
+fn handshake_fragment(record: &[u8]) -> Option<&[u8]> {
+    record.get(RECORD_HEADER_LEN..).filter(|_| record.first() == Some(&HANDSHAKE))
 }
 
 /// What the first bytes of a handshake are.
 enum Message<'a> {
-    Whole(&'a [u8]),
+    /// A ClientHello: its body, and what follows it.
+    Whole(&'a [u8], &'a [u8]),
     /// Not yet whole.
     Cut,
-    /// No ClientHello, or one that is longer than OpenSSL would read.
+    /// A ClientHello that is longer than OpenSSL would read.
+    TooLong,
+    /// No ClientHello.
     Other,
 }
 
 fn whole_message(bytes: &[u8]) -> Message<'_> {
     let Some((&[kind, high, middle, low], rest)) = bytes.split_first_chunk() else { return Message::Cut };
     let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-    if kind != CLIENT_HELLO || length > CLIENT_HELLO_LEN_MAX {
+    if kind != CLIENT_HELLO {
         return Message::Other;
     }
-    rest.get(..length).map_or(Message::Cut, Message::Whole)
+    if length > CLIENT_HELLO_LEN_MAX {
+        return Message::TooLong;
+    }
+    rest.split_at_checked(length).map_or(Message::Cut, |(body, behind)| Message::Whole(body, behind))
 }
 
 /// Whether this is one of the values that clients throw in so that nobody relies on the known ones (RFC 8701).
@@ -367,25 +429,71 @@ pub(super) mod tests {
         [&[1, 0][..], &len16(body), body].concat()
     }
 
+    /// What the records have in them, one after the other, up to the first that is not cut.
+    fn first_of(hellos: &mut Hellos, records: &[Vec<u8>]) -> First {
+        let (last, before) = records.split_last().unwrap();
+        assert!(before.iter().all(|record| hellos.first(record).unwrap() == First::Cut));
+        hellos.first(last).unwrap()
+    }
+
     #[test]
     fn hello_is_found_in_one_record_and_in_many() {
-        let expected = ClientHello::parse(&usual());
-        assert_eq!(Awaited::new().take(&record(22, &message(&usual()))), expected);
-        let mut awaited = Awaited::new();
-        let pieces: Vec<_> = message(&usual()).chunks(3).map(|piece| awaited.take(&record(22, piece))).collect();
-        let (last, before) = pieces.split_last().unwrap();
-        assert!(before.iter().all(Option::is_none));
-        assert_eq!(*last, expected);
-        assert_eq!(awaited.take(&record(22, &message(&usual()))), None, "only the first one counts");
+        let expected = First::Whole(ClientHello::parse(&usual()).unwrap());
+        assert_eq!(first_of(&mut Hellos::default(), &[record(22, &message(&usual()))]), expected);
+        for len in [1, 3, 100] {
+            let records: Vec<_> = message(&usual()).chunks(len).map(|piece| record(22, piece)).collect();
+            assert_eq!(first_of(&mut Hellos::default(), &records), expected, "{len}");
+        }
     }
 
     #[test]
     fn anything_else_than_a_hello_ends_the_search() {
         for first in [record(21, &[2, 40]), record(22, &[2, 0, 0, 1, 0]), record(22, &[1, 0xff, 0, 0, 0])] {
-            let mut awaited = Awaited::new();
-            assert_eq!(awaited.take(&first), None);
-            assert!(matches!(awaited, Awaited::Over), "{first:?}");
+            assert_eq!(Hellos::default().first(&first).unwrap(), First::Other, "{first:?}");
         }
+    }
+
+    /// What is said of a second hello, which comes in these pieces behind a first one for `a.Example`.
+    fn second(records: &[Vec<u8>]) -> Result<(), Failure> {
+        let mut hellos = Hellos::default();
+        assert!(matches!(hellos.first(&record(22, &message(&usual()))), Ok(First::Whole(_))));
+        records.iter().try_for_each(|record| hellos.again(record))
+    }
+
+    #[test]
+    fn second_hello_must_ask_for_the_name_of_the_first() {
+        let asking = |bytes: &[u8]| message(&body(&[0x1301], &[(10, &list(&[23])), (0, bytes)]));
+        let [same, other] = ["a.Example", "b.example"].map(|text| asking(&name(text)));
+        let silent = message(&body(&[0x1301], &[]));
+        assert!(second(&[record(22, &same)]).is_ok());
+        for changed in [&other, &silent, &asking(&name("a.example")), &asking(&[])] {
+            assert!(matches!(second(&[record(22, changed)]), Err(Failure::SecondClientHello(_))), "{changed:?}");
+        }
+        // In pieces, with what may stand between the two hellos before and between them.
+        let pieces = |whole: &[u8]| -> Vec<_> {
+            let between = [record(20, &[1]), record(23, &[0; 20])];
+            whole.chunks(7).flat_map(|piece| [between[0].clone(), record(22, piece), between[1].clone()]).collect()
+        };
+        assert!(second(&pieces(&same)).is_ok());
+        assert!(matches!(second(&pieces(&other)), Err(Failure::SecondClientHello(_))));
+    }
+
+    #[test]
+    fn second_hello_that_begins_in_the_record_of_the_first_is_refused() {
+        for len in 1..message(&usual()).len() {
+            let both = [&message(&usual())[..], &message(&usual())[..len]].concat();
+            let refused = Hellos::default().first(&record(22, &both));
+            assert!(matches!(refused, Err(Failure::SecondClientHello(_))), "{len}");
+        }
+    }
+
+    #[test]
+    fn second_hello_that_cannot_be_read_is_refused_and_other_messages_are_not() {
+        let malformed = message(&usual()[..40]);
+        assert!(matches!(second(&[record(22, &malformed)]), Err(Failure::SecondClientHello("is malformed"))));
+        assert!(matches!(second(&[record(22, &[1, 0xff, 0, 0])]), Err(Failure::SecondClientHello("is too long"))));
+        let finished = record(22, &[20, 0, 0, 1, 7]);
+        assert!(second(&[finished, record(22, &malformed)]).is_ok(), "OpenSSL's to refuse");
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! What every handshake of a listener starts from: an OpenSSL context built from the listener's settings, and what is
+//! What every handshake of a listener starts from: OpenSSL contexts built from the listener's settings, and what is
 //! decided by the ClientHello.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
@@ -10,6 +9,7 @@ use openssl::ssl::{
     AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVersion,
 };
 
+use super::client_auth::ClientAuth;
 use super::client_hello::{ClientHello, alpn_names};
 use super::failure::Failure;
 use super::identity::{Identity, Table};
@@ -21,45 +21,89 @@ use crate::record::ProtocolVersion;
 use crate::sys::certificate;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
-/// The context of one listener. A clone is the same context.
+/// What the handshakes of one listener start from. A clone is the same.
 ///
 /// Each worker builds its own: handshakes on a shared one contend for its reference count.
 #[derive(Clone)]
 pub struct Context(Arc<Shared>);
 
 struct Shared {
-    ssl: SslContext,
+    /// One for each way in which clients are asked for a certificate: nothing else differs. The first is for all that no
+    /// section has a say in. They are never switched between within a handshake: OpenSSL would take over a part of what
+    /// the other one says.
+    contexts: Vec<SslContext>,
     protocol: Protocol,
     identities: Arc<Table>,
     unknown_server_name: UnknownServerName,
-    /// Positions of sections.
-    sections: NameMap<usize>,
+    sections: NameMap<Place>,
+}
+
+/// Where a name belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The position of its section.
+    section: usize,
+    /// The position of its context.
+    context: usize,
+}
+
+/// The keys of a listener's tickets: those of everything that admits a session.
+#[derive(Clone, Debug)]
+pub struct TicketKeys {
+    /// For clients that ask for a name of no section, or for none.
+    pub listener: Arc<ScopeKeys>,
+    /// For each section. A section without keys has no tickets, where it asks clients for something else than the
+    /// listener does.
+    pub sections: Vec<Arc<ScopeKeys>>,
+}
+
+impl TicketKeys {
+    /// Those of a listener without sections.
+    pub fn of_listener(keys: Arc<ScopeKeys>) -> Self {
+        Self { listener: keys, sections: Vec::new() }
+    }
+}
+
+/// A handshake that may go on.
+pub(super) struct Admitted {
+    /// In the server's role, with everything that is settled by the server_name.
+    pub(super) ssl: Ssl,
+    /// The position of the section of the server_name, if one has it.
+    pub(super) section: Option<usize>,
 }
 
 impl Context {
-    /// Builds the context.
+    /// Builds the contexts.
     ///
     /// # Errors
     /// When OpenSSL refuses a setting; the settings were checked before, so this is a bug or a crippled library.
-    pub fn build(settings: &Settings, tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>) -> Result<Self, ErrorStack> {
-        let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
-        set_protocol(&mut builder, &settings.protocol)?;
-        set_identities(&mut builder, &settings.identities)?;
-        let until = settings.client_auth.as_ref().and_then(|client_auth| client_auth.lists_until());
-        set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
-        set_alpn(&mut builder, &settings.alpn);
-        if let Some(client_auth) = &settings.client_auth {
-            client_auth.install(&mut builder)?;
-        }
-        secrets::install(&mut builder);
+    pub fn build(settings: &Settings, tickets: Option<(&TicketKeys, &TicketSettings)>) -> Result<Self, ErrorStack> {
+        let build = |client_auth: Option<&ClientAuth>, keys: Option<&Arc<ScopeKeys>>| {
+            let tickets = keys.zip(tickets).map(|(keys, (_, settings))| (Arc::clone(keys), settings));
+            ssl_context(settings, client_auth, tickets)
+        };
+        let listeners_own = settings.client_auth.as_deref();
+        let mut contexts = vec![build(listeners_own, tickets.map(|(keys, _)| &keys.listener))?];
+        let mut known = vec![listeners_own.map(ClientAuth::digest)];
         let mut sections = NameMap::default();
         for (position, section) in settings.sections.iter().enumerate() {
+            let client_auth = section.client_auth.as_deref();
+            let digest = client_auth.map(ClientAuth::digest);
+            let context = match known.iter().position(|known| *known == digest) {
+                Some(context) => context,
+                None => {
+                    let keys = tickets.and_then(|(keys, _)| keys.sections.get(position));
+                    contexts.push(build(client_auth, keys)?);
+                    known.push(digest);
+                    contexts.len() - 1
+                }
+            };
             for name in &section.names {
-                sections.entry(name).or_insert(position);
+                sections.entry(name).or_insert(Place { section: position, context });
             }
         }
         Ok(Self(Arc::new(Shared {
-            ssl: builder.build(),
+            contexts,
             protocol: settings.protocol.clone(),
             identities: Arc::clone(&settings.identities),
             unknown_server_name: settings.unknown_server_name,
@@ -67,37 +111,35 @@ impl Context {
         })))
     }
 
-    /// A fresh SSL object in the server's role; fails when memory is short.
-    pub(super) fn ssl(&self) -> Result<Ssl, ErrorStack> {
-        let mut ssl = Ssl::new(&self.0.ssl)?;
-        if let Some(index) = self.0.choosing_index()? {
-            let identities = Arc::clone(&self.0.identities);
-            ssl.set_ex_data(index, Chosen { identities, position: AtomicUsize::new(0) });
-        }
-        Ok(ssl)
-    }
-
     /// Decides by what the client offers, before OpenSSL gets to see it and before anything costly is done: the section
-    /// of its server_name, if one has it, and the certificate.
+    /// of its server_name and what that asks of clients, and the certificate. Without a hello, as without a name.
     ///
     /// # Errors
-    /// [`Failure::UnknownServerName`] and [`Failure::NoServerName`], where the listener refuses such clients.
-    pub(super) fn admit(&self, ssl: &SslRef, hello: &ClientHello) -> Result<Option<usize>, Failure> {
+    /// [`Failure::UnknownServerName`] and [`Failure::NoServerName`], where the listener refuses such clients; when memory
+    /// is short.
+    pub(super) fn admit(&self, hello: Option<&ClientHello>) -> Result<Admitted, Failure> {
         let context = &*self.0;
         let refuses = context.unknown_server_name == UnknownServerName::Refuse;
         let index = context.choosing_index().map_err(Failure::library)?;
-        if refuses || index.is_some() {
+        let mut position = 0;
+        if let Some(hello) = hello.filter(|_| refuses || index.is_some()) {
             let choice = context.identities.choose(hello, context.protocol.version(hello.versions()));
             if refuses && !choice.is_for_name {
                 let unknown = |name: &str| Failure::UnknownServerName(name.to_owned());
                 return Err(hello.server_name().map_or(Failure::NoServerName, unknown));
             }
-            if let Some(chosen) = index.and_then(|index| ssl.ex_data(index)) {
-                chosen.position.store(choice.position, Ordering::Relaxed);
-            }
+            position = choice.position;
         }
-        let name = hello.server_name().filter(|_| !context.sections.is_empty());
-        Ok(name.and_then(|name| context.sections.find(name).best().copied()))
+        let name = hello.filter(|_| !context.sections.is_empty()).and_then(ClientHello::server_name);
+        let place = name.and_then(|name| context.sections.find(name).best().copied());
+        // A position that is not there would be a bug, and must not let anybody in.
+        let ssl = context.contexts.get(place.map_or(0, |place| place.context));
+        let ssl = ssl.ok_or(Failure::Internal("section without a context"))?;
+        let mut ssl = Ssl::new(ssl).map_err(Failure::library)?;
+        if let Some(index) = index {
+            ssl.set_ex_data(index, Chosen { identities: Arc::clone(&context.identities), position });
+        }
+        Ok(Admitted { ssl, section: place.map(|place| place.section) })
     }
 }
 
@@ -108,10 +150,29 @@ impl Shared {
     }
 }
 
+/// The context for clients that are asked for this.
+fn ssl_context(
+    settings: &Settings,
+    client_auth: Option<&ClientAuth>,
+    tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
+) -> Result<SslContext, ErrorStack> {
+    let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
+    set_protocol(&mut builder, &settings.protocol)?;
+    set_identities(&mut builder, &settings.identities)?;
+    let until = client_auth.and_then(ClientAuth::lists_until);
+    set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
+    set_alpn(&mut builder, &settings.alpn);
+    if let Some(client_auth) = client_auth {
+        client_auth.install(&mut builder)?;
+    }
+    secrets::install(&mut builder);
+    Ok(builder.build())
+}
+
 /// The certificate that a handshake will present, if it comes to that: a resumption needs none.
 struct Chosen {
     identities: Arc<Table>,
-    position: AtomicUsize,
+    position: usize,
 }
 
 fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
@@ -122,7 +183,7 @@ fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
 /// Runs within OpenSSL, in full handshakes of listeners with several certificates.
 fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     let Some(chosen) = ssl.ex_data(chosen_index()?) else { return Err(ErrorStack::get()) };
-    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position.load(Ordering::Relaxed));
+    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position);
     match identities.identities().get(position) {
         Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key()),
         None => Err(ErrorStack::get()),

@@ -57,6 +57,10 @@ pub enum Failure {
     /// The client asks for no name, where the listener refuses that.
     #[error("client asked for no server_name")]
     NoServerName,
+    /// The client: its second ClientHello is not the first one again (RFC 8446 section 4.1.2). By the server_name of the
+    /// first one it was decided what it has to prove, and where its connection goes.
+    #[error("client's second ClientHello {0}")]
+    SecondClientHello(&'static str),
     /// The client broke the protocol.
     #[error("protocol violation: {0}")]
     Protocol(String, Option<AlertDescription>),
@@ -101,7 +105,7 @@ impl Failure {
             Self::NoCommonAlpn => FailureReason::Alpn,
             Self::ClientCertificateMissing | Self::ClientCertificate(_) => FailureReason::ClientCertificate,
             Self::UnknownServerName(_) | Self::NoServerName => FailureReason::ServerName,
-            Self::Protocol(..) => FailureReason::Protocol,
+            Self::SecondClientHello(_) | Self::Protocol(..) => FailureReason::Protocol,
             Self::ClosedSilently => FailureReason::ClosedSilently,
             Self::Closed | Self::Io(_) => FailureReason::Closed,
             Self::TimedOut => FailureReason::TimedOut,
@@ -127,6 +131,7 @@ impl Failure {
             Self::NotTls(_) => Some(AlertDescription::UnexpectedMessage),
             Self::RecordOverflow(_) => Some(AlertDescription::RecordOverflow),
             Self::TooLong => Some(AlertDescription::HandshakeFailure),
+            Self::SecondClientHello(_) => Some(AlertDescription::IllegalParameter),
             // RFC 6066 section 3.
             Self::UnknownServerName(_) => Some(AlertDescription::UnrecognizedName),
             // RFC 8446 section 9.2: what a server that demands the extension answers where it is missing.

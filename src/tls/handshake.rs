@@ -1,8 +1,8 @@
 //! The handshake without I/O: bytes from the client in, bytes for the client out, and in the end everything that record
 //! protection needs to go on without OpenSSL's SSL object.
 //!
-//! OpenSSL runs over memory and is shown one record at a time, the next one only when it asks for more. When the
-//! handshake finishes, whatever the client sent behind its last handshake record was never seen by OpenSSL: it is the
+//! Our own reader has the first word: by the ClientHello it is decided what OpenSSL is set up with. From then on OpenSSL
+//! runs over memory and is shown one record at a time, the next one only when it asks for more. When the handshake finishes, whatever the client sent behind its last handshake record was never seen by OpenSSL: it is the
 //! first input of our own record layer.
 
 use std::io::{self, Read, Write};
@@ -10,8 +10,8 @@ use std::io::{self, Read, Write};
 use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVerifyMode, SslVersion};
 
 use super::client_auth;
-use super::client_hello::{Awaited, ClientHello};
-use super::context::Context;
+use super::client_hello::{ClientHello, First, Hellos};
+use super::context::{Admitted, Context};
 use super::facts::Facts;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
@@ -27,14 +27,22 @@ pub const HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 /// A handshake in progress, in the server's role.
 pub struct Handshake {
     context: Context,
-    stream: SslStream<Wire>,
-    awaited_hello: Awaited,
+    transport: Transport,
+    hellos: Hellos,
     client_hello: Option<ClientHello>,
     section: Option<usize>,
     secrets: Option<Box<HandshakeSecrets>>,
     sent: SentRecords,
     received_bytes: usize,
     has_expired_list: bool,
+}
+
+/// Who reads what the client sends.
+enum Transport {
+    /// Our own reader, until the ClientHello has come.
+    Hello(Wire),
+    /// OpenSSL.
+    Tls(SslStream<Wire>),
 }
 
 /// How far a handshake is.
@@ -81,23 +89,19 @@ impl Established {
 }
 
 impl Handshake {
-    /// Starts a handshake.
-    ///
-    /// # Errors
-    /// When memory is short.
-    pub fn new(context: &Context) -> Result<Self, Failure> {
-        let stream = SslStream::new(context.ssl().map_err(Failure::library)?, Wire::default());
-        Ok(Self {
+    /// Starts a handshake. Until the ClientHello has come it holds the client's bytes and nothing of OpenSSL's.
+    pub fn new(context: &Context) -> Self {
+        Self {
             context: context.clone(),
-            stream: stream.map_err(Failure::library)?,
-            awaited_hello: Awaited::new(),
+            transport: Transport::Hello(Wire::default()),
+            hellos: Hellos::default(),
             client_hello: None,
             section: None,
             secrets: Some(Box::default()),
             sent: SentRecords::default(),
             received_bytes: 0,
             has_expired_list: false,
-        })
+        }
     }
 
     /// Takes bytes from the client and goes as far as they allow.
@@ -112,19 +116,22 @@ impl Handshake {
     /// Takes bytes from the client for [`Handshake::advance`] to work on.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.received_bytes = self.received_bytes.saturating_add(bytes.len());
-        self.stream.get_mut().unread.extend_from_slice(bytes);
+        self.wire_mut().unread.extend_from_slice(bytes);
     }
 
     /// Whether what was fed asks for public-key cryptography: a ClientHello, or the client's key exchange of TLS 1.2.
     /// What is protected comes at the end, where little is left to be computed.
     pub fn needs_public_key(&self) -> bool {
-        self.stream.get_ref().next_record().is_some_and(|record| record[0] == HANDSHAKE)
+        self.wire().next_record().is_some_and(|record| record[0] == HANDSHAKE)
     }
 
     /// What it is about to cost, as far as the client says.
     pub fn cost(&self) -> Cost {
-        let hello = self.stream.get_ref().next_record().and_then(|record| Awaited::new().take(record));
-        if hello.is_some_and(|hello| hello.offers_session()) { Cost::Resumption } else { Cost::Full }
+        let first = self.wire().next_record().map(|record| Hellos::default().first(record));
+        match first {
+            Some(Ok(First::Whole(hello))) if hello.offers_session() => Cost::Resumption,
+            _ => Cost::Full,
+        }
     }
 
     /// Goes as far as what was fed allows.
@@ -134,15 +141,15 @@ impl Handshake {
     pub fn advance(&mut self) -> Result<Progress, Failure> {
         let mut result = self.work();
         if let Err(failure) = &mut result {
-            failure.note_alert(&self.stream.get_ref().output);
-            self.stream.get_mut().output_alert_of(&result);
+            failure.note_alert(&self.wire().output);
+            self.wire_mut().output_alert_of(&result);
         }
         result
     }
 
     /// Bytes for the client; the caller sends and clears them after each call of [`Handshake::receive`].
     pub fn output(&mut self) -> &mut Vec<u8> {
-        &mut self.stream.get_mut().output
+        &mut self.wire_mut().output
     }
 
     /// Whether the client has sent anything yet.
@@ -158,12 +165,16 @@ impl Handshake {
     /// Takes the keys out. OpenSSL's state lives on in [`Established::facts`] alone.
     ///
     /// # Errors
-    /// When the key log delivered no secrets or OpenSSL negotiated what was never offered: bugs, or a crippled library.
+    /// When the handshake is not complete, the key log delivered no secrets or OpenSSL negotiated what was never offered:
+    /// bugs, or a crippled library.
     pub fn finish(mut self) -> Result<Established, Failure> {
-        let leftover = self.stream.get_mut().take_leftover();
+        let Transport::Tls(mut stream) = self.transport else {
+            return Err(Failure::Internal("no handshake to finish"));
+        };
+        let leftover = stream.get_mut().take_leftover();
         // Without this SSL_free would take the connection for a broken one and forget the session.
-        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
-        let ssl = self.stream.ssl();
+        stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        let ssl = stream.ssl();
         let suite = negotiated_suite(ssl)?;
         let secrets = self.secrets.take().unwrap_or_default();
         let (mut receive, mut send, traffic_secrets) = derive_keys(suite, &secrets, ssl)?;
@@ -192,30 +203,33 @@ impl Handshake {
             section: self.section,
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             client_certificate: client_certificate(ssl, kind, self.has_expired_list),
-            facts: Facts::of(self.stream),
+            facts: Facts::of(stream),
             handover,
         })
     }
 
     fn work(&mut self) -> Result<Progress, Failure> {
+        if let Transport::Hello(wire) = &mut self.transport {
+            let Some(hello) = wire.read_hello(&mut self.hellos)? else { return self.wait() };
+            self.begin(hello)?;
+        }
+        let Transport::Tls(stream) = &mut self.transport else {
+            return Err(Failure::Internal("handshake without OpenSSL"));
+        };
         loop {
-            if !self.stream.get_mut().expose_record()? {
-                if self.received_bytes > HANDSHAKE_BYTES_MAX {
-                    return Err(Failure::TooLong);
-                }
-                return Ok(Progress::Continue);
+            if !stream.get_mut().expose_record()? {
+                return self.wait();
             }
-            if let Some(hello) = self.awaited_hello.take(self.stream.get_ref().exposed_record()) {
-                let admitted = self.context.admit(self.stream.ssl(), &hello);
-                self.client_hello = Some(hello);
-                self.section = admitted?;
+            if let Some(record) = stream.get_ref().record_behind_hello()
+                && stream.ssl().version2() == Some(SslVersion::TLS1_3)
+            {
+                self.hellos.again(record)?;
             }
-            let sent_from = self.stream.get_ref().output.len();
-            let stream = &mut self.stream;
+            let sent_from = stream.get_ref().output.len();
             let (result, observed) = client_auth::observe(|| secrets::capture(&mut self.secrets, || stream.accept()));
             self.has_expired_list |= observed.has_expired_list;
-            let version = self.stream.ssl().version2();
-            self.sent.count(&self.stream.get_ref().output[sent_from..], version, result.is_ok());
+            let version = stream.ssl().version2();
+            self.sent.count(&stream.get_ref().output[sent_from..], version, result.is_ok());
             match result {
                 Ok(()) => return Ok(Progress::Done),
                 Err(error) if error.code() == ErrorCode::WANT_READ => {}
@@ -226,6 +240,35 @@ impl Handshake {
                     });
                 }
             }
+        }
+    }
+
+    /// Sets OpenSSL up by what the client offers; none: what it sent is no ClientHello, or none that can be read.
+    fn begin(&mut self, hello: Option<ClientHello>) -> Result<(), Failure> {
+        let admitted = self.context.admit(hello.as_ref());
+        self.client_hello = hello;
+        let Admitted { ssl, section } = admitted?;
+        self.section = section;
+        let wire = std::mem::take(self.wire_mut());
+        self.transport = Transport::Tls(SslStream::new(ssl, wire).map_err(Failure::library)?);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<Progress, Failure> {
+        if self.received_bytes > HANDSHAKE_BYTES_MAX { Err(Failure::TooLong) } else { Ok(Progress::Continue) }
+    }
+
+    fn wire(&self) -> &Wire {
+        match &self.transport {
+            Transport::Hello(wire) => wire,
+            Transport::Tls(stream) => stream.get_ref(),
+        }
+    }
+
+    fn wire_mut(&mut self) -> &mut Wire {
+        match &mut self.transport {
+            Transport::Hello(wire) => wire,
+            Transport::Tls(stream) => stream.get_mut(),
         }
     }
 }
@@ -248,29 +291,41 @@ fn client_certificate(ssl: &SslRef, kind: HandshakeKind, has_expired_list: bool)
 pub(super) struct Wire {
     /// From the client, not yet read by OpenSSL.
     unread: Vec<u8>,
+    /// How many bytes of `unread` our own reader has looked at for the first ClientHello.
+    looked_len: usize,
     /// How many bytes of `unread` OpenSSL may read: the rest of one record.
     exposed_len: usize,
     /// How many bytes of the exposed record OpenSSL has read.
     read_len: usize,
     output: Vec<u8>,
-    has_framed: bool,
 }
 
 impl Wire {
+    /// Looks for the ClientHello, which OpenSSL is not shown yet. None where more is needed; then what was found: nothing,
+    /// where the client does not begin with one.
+    fn read_hello(&mut self, hellos: &mut Hellos) -> Result<Option<Option<ClientHello>>, Failure> {
+        if self.looked_len == 0 {
+            Failure::check_first_bytes(&self.unread)?;
+        }
+        while let Some(record_len) = record_len(&self.unread[self.looked_len..])? {
+            let begin = self.looked_len;
+            self.looked_len += record_len;
+            match hellos.first(&self.unread[begin..self.looked_len])? {
+                First::Cut => {}
+                First::Whole(hello) => return Ok(Some(Some(hello))),
+                First::Other => return Ok(Some(None)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Shows OpenSSL the next record; false when it is not there as a whole.
     fn expose_record(&mut self) -> Result<bool, Failure> {
         debug_assert!(self.read_len == self.exposed_len, "OpenSSL asked for more than the record that it was shown");
         self.unread.drain(..self.exposed_len);
+        self.looked_len = self.looked_len.saturating_sub(self.exposed_len);
         (self.exposed_len, self.read_len) = (0, 0);
-        if !self.has_framed {
-            Failure::check_first_bytes(&self.unread)?;
-        }
-        let Some(header) = self.unread.first_chunk::<5>() else { return Ok(false) };
-        let record_len = Failure::check_handshake_header(header)? + header.len();
-        if self.unread.len() < record_len {
-            return Ok(false);
-        }
-        self.has_framed = true;
+        let Some(record_len) = record_len(&self.unread)? else { return Ok(false) };
         self.exposed_len = record_len;
         Ok(true)
     }
@@ -282,9 +337,9 @@ impl Wire {
         next.get(..usize::from(u16::from_be_bytes([high, low])) + 5)
     }
 
-    /// The record that OpenSSL is shown.
-    fn exposed_record(&self) -> &[u8] {
-        &self.unread[..self.exposed_len]
+    /// The record that OpenSSL is shown, where it is none of the first ClientHello.
+    fn record_behind_hello(&self) -> Option<&[u8]> {
+        (self.looked_len == 0).then(|| &self.unread[..self.exposed_len])
     }
 
     /// What stands behind the last record that OpenSSL was shown.
@@ -327,6 +382,13 @@ impl Write for Wire {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The length of the first record, header included, if it is there as a whole.
+fn record_len(bytes: &[u8]) -> Result<Option<usize>, Failure> {
+    let Some(header) = bytes.first_chunk::<5>() else { return Ok(None) };
+    let len = Failure::check_handshake_header(header)? + header.len();
+    Ok((bytes.len() >= len).then_some(len))
 }
 
 /// Counts the records that OpenSSL wrote under the keys that we take over: sequence numbers are counted, not assumed.

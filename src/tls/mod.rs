@@ -16,7 +16,7 @@ mod settings;
 
 pub use accept::accept;
 pub use client_hello::ClientHello;
-pub use context::Context;
+pub use context::{Context, TicketKeys};
 pub use facts::Facts;
 pub use failure::Failure;
 pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeKind, Progress};

@@ -1,5 +1,6 @@
 //! What a listener's TLS is configured with.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +22,8 @@ pub struct Settings {
     pub unknown_server_name: UnknownServerName,
     /// ALPN protocols in order of preference; empty: the extension is not answered.
     pub alpn: Vec<String>,
-    /// What is asked of clients; none: nothing. Read from its files already, since they are as much a part of the
-    /// settings as the keys are.
+    /// What is asked of clients that ask for a name of no section, or for none; none: nothing. Read from its files already,
+    /// since they are as much a part of the settings as the keys are.
     pub client_auth: Option<Arc<ClientAuth>>,
     /// Names that are served otherwise than the rest. A name stands in one section at most.
     pub sections: Vec<Section>,
@@ -35,9 +36,38 @@ impl Settings {
         // What cannot be listed has nothing in it that could be watched.
         let inside = folder.and_then(|folder| list_directory(folder).ok()).unwrap_or_default();
         let inside = inside.iter().flat_map(CertificateFiles::paths);
-        let client_auth = self.client_auth.iter().flat_map(|client_auth| client_auth.settings().files());
+        let client_auth = self.client_auths().into_iter().flat_map(|client_auth| client_auth.settings().files());
         let certificates = self.certificates.paths().chain(inside).map(Path::to_owned);
         certificates.chain(client_auth.cloned()).collect()
+    }
+
+    /// Everything that is asked of clients, by the listener and by its sections, each thing once.
+    pub fn client_auths(&self) -> Vec<&Arc<ClientAuth>> {
+        let all =
+            self.client_auth.iter().chain(self.sections.iter().filter_map(|section| section.client_auth.as_ref()));
+        let mut seen = HashSet::new();
+        all.filter(|client_auth| seen.insert(Arc::as_ptr(client_auth))).collect()
+    }
+
+    /// Puts something in the place of everything that is asked of clients.
+    ///
+    /// # Errors
+    /// The first that `replace` gives; the settings are then as they were.
+    pub fn replace_client_auths<E>(
+        &mut self,
+        mut replace: impl FnMut(&ClientAuth) -> Result<ClientAuth, E>,
+    ) -> Result<(), E> {
+        let mut replaced = HashMap::new();
+        for before in self.client_auths() {
+            replaced.insert(Arc::as_ptr(before), Arc::new(replace(before)?));
+        }
+        let places = self.sections.iter_mut().map(|section| &mut section.client_auth);
+        for place in std::iter::once(&mut self.client_auth).chain(places).flatten() {
+            if let Some(new) = replaced.get(&Arc::as_ptr(place)) {
+                *place = Arc::clone(new);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -46,6 +76,9 @@ impl Settings {
 pub struct Section {
     /// Names and patterns.
     pub names: Vec<ServerName>,
+    /// What is asked of the clients that ask for them; none: nothing. Where the section has no say in it, what the listener
+    /// asks.
+    pub client_auth: Option<Arc<ClientAuth>>,
 }
 
 /// What becomes of clients that ask for no server_name, or for one that no certificate has.

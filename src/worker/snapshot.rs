@@ -11,7 +11,7 @@ use super::settings::ListenerSettings;
 use crate::backend::{self, Servers};
 use crate::guard::Clients;
 use crate::ktls;
-use crate::ticket::{ScopeKeys, TicketSettings};
+use crate::ticket::TicketSettings;
 use crate::tls;
 
 /// One configuration as the workers serve it: immutable, the same for all of them. A connection keeps what it was
@@ -40,7 +40,7 @@ pub struct ListenerPlan {
     /// What it is configured with.
     pub settings: ListenerSettings,
     /// The keys of its tickets; none: no tickets.
-    pub ticket_keys: Option<Arc<ScopeKeys>>,
+    pub ticket_keys: Option<tls::TicketKeys>,
     /// Where its connections go.
     pub backend: backend::Settings,
     /// Where those of each section of its TLS go.
@@ -81,7 +81,7 @@ impl Snapshot {
         open_count: Rc<Cell<usize>>,
     ) -> Result<Version, WorkerError> {
         let settings = &plan.settings;
-        let tickets = plan.ticket_keys.as_ref().map(|keys| (Arc::clone(keys), &self.tickets));
+        let tickets = plan.ticket_keys.as_ref().map(|keys| (keys, &self.tickets));
         let tls = context(settings, tickets)?;
         let (route, section_routes) = routes(plan, worker)?;
         let listener = Listener {
@@ -136,7 +136,7 @@ pub fn try_out(settings: &ListenerSettings, backends: &[backend::Settings]) -> R
 
 fn context(
     settings: &ListenerSettings,
-    tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
+    tickets: Option<(&tls::TicketKeys, &TicketSettings)>,
 ) -> Result<tls::Context, WorkerError> {
     tls::Context::build(&settings.tls, tickets)
         .map_err(|source| WorkerError::Context { listener: settings.name.clone(), source })

@@ -18,7 +18,7 @@ use openssl::ssl::{
 use sluice::ticket::TicketSettings;
 use sluice::tls::identity::Table;
 use sluice::tls::{
-    CertificateFiles, CertificateSources, Context, Handshake, Policy, Protocol, Settings, UnknownServerName,
+    CertificateFiles, CertificateSources, Context, Handshake, Policy, Protocol, Settings, TicketKeys, UnknownServerName,
 };
 
 use certificate::KeyKind;
@@ -39,7 +39,7 @@ pub fn listener(key: KeyKind) -> Context {
     };
     let now = ticket_common::real_now();
     let keys = ticket_common::keys_at(&ticket_common::new_ring(now), ticket_common::scope("edge"), now);
-    Context::build(&settings, Some((keys, &TicketSettings::default()))).unwrap()
+    Context::build(&settings, Some((&TicketKeys::of_listener(keys), &TicketSettings::default()))).unwrap()
 }
 
 /// Sends a server's flight away: what there is to send, and nothing is left.

@@ -148,6 +148,21 @@ impl Authority {
         Credentials { certificate: builder.build(), key, chain: self.chain.clone() }
     }
 
+    /// Issues a client's certificate of exactly so many bytes, DER. Its signature is a byte or two longer or shorter each
+    /// time, hence the attempts.
+    pub(crate) fn issue_of_size(&self, bytes: usize) -> Credentials {
+        let mut padding = bytes - 1024;
+        for _ in 0..200 {
+            let credentials = self.issue(&Profile::client("large").uri(&format!("uri:{}", "x".repeat(padding))));
+            let len = credentials.certificate.to_der().unwrap().len();
+            if len == bytes {
+                return credentials;
+            }
+            padding = (padding + bytes).checked_sub(len).expect("the rest is shorter than that");
+        }
+        panic!("no certificate of {bytes} bytes in 200 attempts");
+    }
+
     /// A revocation list, PEM, whose next update is due in `next_update` seconds.
     pub(crate) fn revocation_list(&self, revoked: &[&X509], next_update: i64) -> Vec<u8> {
         let mut builder = X509CrlBuilder::new().unwrap();

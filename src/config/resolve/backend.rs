@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use toml::Spanned;
 
 use crate::backend::{ServerAddress, Settings};
-use crate::proxy_protocol::{Send, Tlvs, Version};
+use crate::proxy_protocol::{Send, Tlv, Tlvs, Version};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
 use super::super::raw;
 use super::super::report::Report;
-use super::super::scalar::{ProxyProtocol, Written, quote};
+use super::super::scalar::{MixedClientAuth, ProxyProtocol, Written, quote};
 use super::{Environment, check_port, name};
 
 /// A backend of the file, as far as it could be read.
@@ -21,6 +21,8 @@ pub(super) struct Resolved {
     pub(super) name: Option<Written<String>>,
     /// Its settings.
     pub(super) settings: Option<Settings>,
+    /// Whether it may be reached with and without client certificates.
+    pub(super) mixed: MixedClientAuth,
 }
 
 pub(super) fn resolve_all(
@@ -58,8 +60,25 @@ fn resolve(
     let servers = servers(raw, &table, environment, report);
     let connect_timeout = report.bounded(&raw.connect_timeout, &limit::CONNECT_TIMEOUT);
     let proxy_protocol = proxy_protocol(raw, report);
+    let mixed = mixed_client_auth(raw, proxy_protocol.as_ref(), report);
     let settings = name.clone().map(|(name, _)| Settings { name, servers, connect_timeout, proxy_protocol });
-    Resolved { name, settings }
+    Resolved { name, settings, mixed }
+}
+
+/// Servers that are not told the name and the certificate cannot tell who may ask for what.
+fn mixed_client_auth(raw: &raw::Backend, proxy_protocol: Option<&Send>, report: &mut Report) -> MixedClientAuth {
+    let Some((mixed, span)) = report.get(&raw.mixed_client_auth) else { return MixedClientAuth::Refuse };
+    let tells = |send: &Send| {
+        send.version == Version::V2 && [Tlv::Authority, Tlv::Ssl].into_iter().all(|tlv| send.tlvs.contains(tlv))
+    };
+    if mixed == MixedClientAuth::Accept && !proxy_protocol.is_some_and(tells) {
+        let finding = Diagnostic::warning(
+            "the servers of a backend with `mixed_client_auth` cannot tell clients apart",
+        )
+        .help("send them the name and the certificate: proxy_protocol = \"v2\" with the TLVs authority and ssl");
+        report.push_at(finding, &span, "accepted, and the servers are not told");
+    }
+    mixed
 }
 
 fn proxy_protocol(raw: &raw::Backend, report: &mut Report) -> Option<Send> {

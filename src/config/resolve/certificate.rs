@@ -174,6 +174,12 @@ fn warn(
                     .help(format!("chmod 0600 {}", files.key().display()));
                 report.push_at(finding, &places.key, of_file("mode too open".to_owned(), files.key()));
             }
+            Notice::OpenPassphraseFile => {
+                let path = files.passphrase.as_deref().unwrap_or_else(|| files.key());
+                let finding = Diagnostic::warning("the passphrase is open to others: they can read or replace it")
+                    .help(format!("chmod 0600 {}", path.display()));
+                report.push_at(finding, &places.passphrase, of_file("mode too open".to_owned(), path));
+            }
             Notice::IdlePassphrase => {
                 let finding = Diagnostic::warning("the passphrase is not needed: the key is not encrypted")
                     .help("remove `passphrase_file`, or encrypt the key");

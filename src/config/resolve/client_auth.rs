@@ -1,5 +1,6 @@
-//! `client_auth`: its files are read now, and stay as they were read until the next reload.
+//! `client_auth` of a listener and of its sections: its files are read now, and stay as they were read until the next reload.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,88 +11,111 @@ use toml::Spanned;
 use crate::tls::client_auth::{
     AllowedIdentity, ClientAuth, ClientAuthError, ClientAuthMode, ClientAuthSettings, ExpiredCrl,
 };
-use crate::worker::ListenerSettings;
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
 use super::super::raw;
 use super::super::report::Report;
-use super::super::scalar::{ClientAuthChoice, List, Written, quote};
-use super::{Environment, listener};
+use super::super::scalar::{ClientAuthChoice, List, Written};
+use super::Environment;
 
-/// What is asked of clients, which may be nothing; none where that is a mistake.
-pub(super) fn resolve(
-    raw: &raw::Tls,
-    environment: &Environment,
-    report: &mut Report,
-) -> Option<Option<Arc<ClientAuth>>> {
-    let Some(section) = &raw.client_auth else { return Some(None) };
-    let (table, raw) = (section.span(), section.get_ref());
-    let choice = report.get_or(&raw.mode, ClientAuthChoice::Required);
-    let help = "name the PEM file of the authorities: ca = \"clients.pem\"";
-    let ca = report.required(&table, "ca", &raw.ca, help);
-    let depth = report.bounded(&raw.depth, &limit::CLIENT_AUTH_DEPTH);
-    let crl = bounded(&raw.crl, "crl", limit::CRL_COUNT_MAX, "files", report);
-    let expired_crl = report.get_or(&raw.expired_crl, ExpiredCrl::Refuse);
-    let allowed: Vec<Written<AllowedIdentity>> =
-        bounded(&raw.allowed, "allowed", limit::ALLOWED_COUNT_MAX, "identities", report);
-    if let (true, Some((span, Ok(_)))) = (crl.is_empty(), raw.expired_crl.written()) {
-        let finding = Diagnostic::warning("`expired_crl` has no effect").help("remove it, or name lists in crl = [..]");
-        report.push_at(finding, &span, "no revocation list is named");
+/// Reads what one listener and its sections ask of clients; files that are named in the same way are read once.
+pub(super) struct Reader<'a> {
+    environment: &'a Environment,
+    known: Vec<Arc<ClientAuth>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(environment: &'a Environment) -> Self {
+        Self { environment, known: Vec::new() }
     }
-    let ca = ca?;
-    let mode = match choice {
-        ClientAuthChoice::Off => return Some(None),
-        ClientAuthChoice::Optional => ClientAuthMode::Optional,
-        ClientAuthChoice::Required => ClientAuthMode::Required,
-    };
-    let settings = ClientAuthSettings {
-        mode,
-        ca: environment.absolute(&ca.0),
-        depth: u32::try_from(depth).unwrap_or(u32::MAX),
-        crl: crl.iter().map(|(path, _)| environment.absolute(path)).collect(),
-        expired_crl,
-        allowed: allowed.into_iter().map(|(identity, _)| identity).collect(),
-    };
-    let places = Places { ca: ca.1, crl, environment };
-    match ClientAuth::load(&settings) {
-        Ok(client_auth) => {
-            warn(&client_auth, &places, report);
-            Some(Some(Arc::new(client_auth)))
+
+    /// What the listener asks of clients, which may be nothing; none where that is a mistake.
+    pub(super) fn of_listener(&mut self, raw: &raw::Tls, report: &mut Report) -> Option<Option<Arc<ClientAuth>>> {
+        raw.client_auth.as_ref().map_or(Some(None), |section| self.read(section, report))
+    }
+
+    /// What each section asks of clients: that of the listener, where it has no say in it. None where one is a mistake.
+    pub(super) fn of_sections(
+        &mut self,
+        raw: &[Spanned<raw::ServerName>],
+        of_listener: Option<&Arc<ClientAuth>>,
+        report: &mut Report,
+    ) -> Option<Vec<Option<Arc<ClientAuth>>>> {
+        let mut resolved = Vec::new();
+        let mut kinds = HashSet::from([of_listener.map(|client_auth| *client_auth.digest())]);
+        for section in raw {
+            let Some(own) = &section.get_ref().client_auth else {
+                resolved.push(Some(of_listener.cloned()));
+                continue;
+            };
+            let client_auth = self.read(own, report);
+            if let Some(client_auth) = &client_auth {
+                kinds.insert(client_auth.as_ref().map(|client_auth| *client_auth.digest()));
+                if kinds.len() == limit::CLIENT_AUTH_COUNT_MAX + 1 {
+                    let finding = Diagnostic::error("too many kinds of `client_auth` on one listener");
+                    let finding = finding
+                        .allowed(format!("allowed: up to {}", limit::CLIENT_AUTH_COUNT_MAX))
+                        .help("each costs memory in every worker: let names share one, or take another listener");
+                    report.push_at(finding, &own.span(), "one too many");
+                    return None;
+                }
+            }
+            resolved.push(client_auth);
         }
-        Err(error) => {
-            refuse(&error, &places, report);
-            None
+        resolved.into_iter().collect()
+    }
+
+    fn read(&mut self, section: &Spanned<raw::ClientAuth>, report: &mut Report) -> Option<Option<Arc<ClientAuth>>> {
+        let (table, raw) = (section.span(), section.get_ref());
+        let choice = report.get_or(&raw.mode, ClientAuthChoice::Required);
+        let help = "name the PEM file of the authorities: ca = \"clients.pem\"";
+        let ca = match choice {
+            // Nobody is asked, so nothing has to be there.
+            ClientAuthChoice::Off => report.get(&raw.ca),
+            _ => report.required(&table, "ca", &raw.ca, help),
+        };
+        let depth = report.bounded(&raw.depth, &limit::CLIENT_AUTH_DEPTH);
+        let crl = bounded(&raw.crl, "crl", limit::CRL_COUNT_MAX, "files", report);
+        let expired_crl = report.get_or(&raw.expired_crl, ExpiredCrl::Refuse);
+        let allowed: Vec<Written<AllowedIdentity>> =
+            bounded(&raw.allowed, "allowed", limit::ALLOWED_COUNT_MAX, "identities", report);
+        if let (true, Some((span, Ok(_)))) = (crl.is_empty(), raw.expired_crl.written()) {
+            let finding = Diagnostic::warning("`expired_crl` has no effect");
+            let finding = finding.help("remove it, or name lists in crl = [..]");
+            report.push_at(finding, &span, "no revocation list is named");
+        }
+        let mode = match choice {
+            ClientAuthChoice::Off => return Some(None),
+            ClientAuthChoice::Optional => ClientAuthMode::Optional,
+            ClientAuthChoice::Required => ClientAuthMode::Required,
+        };
+        let ca = ca?;
+        let settings = ClientAuthSettings {
+            mode,
+            ca: self.environment.absolute(&ca.0),
+            depth: u32::try_from(depth).unwrap_or(u32::MAX),
+            crl: crl.iter().map(|(path, _)| self.environment.absolute(path)).collect(),
+            expired_crl,
+            allowed: allowed.into_iter().map(|(identity, _)| identity).collect(),
+        };
+        if let Some(known) = self.known.iter().find(|known| *known.settings() == settings) {
+            return Some(Some(Arc::clone(known)));
+        }
+        let places = Places { ca: ca.1, crl, environment: self.environment };
+        match ClientAuth::load(&settings) {
+            Ok(client_auth) => {
+                warn(&client_auth, &places, report);
+                let client_auth = Arc::new(client_auth);
+                self.known.push(Arc::clone(&client_auth));
+                Some(Some(client_auth))
+            }
+            Err(error) => {
+                refuse(&error, &places, report);
+                None
+            }
         }
     }
-}
-
-/// A backend that one listener guards is not guarded where another one lets anybody through to it.
-pub(super) fn warn_open_doors(listeners: &[listener::Resolved], raw: &[Spanned<raw::Listener>], report: &mut Report) {
-    let settings = || listeners.iter().filter_map(|listener| listener.settings.as_ref());
-    for (open, raw) in listeners.iter().zip(raw) {
-        let Some(open) = open.settings.as_ref().filter(|settings| !is_required(settings)) else { continue };
-        let shares =
-            |other: &&ListenerSettings| backends(other).any(|backend| backends(open).any(|own| own == backend));
-        let guard = settings().filter(|other| is_required(other)).find(shares);
-        let (Some(guard), Some((span, _))) = (guard, raw.get_ref().backend.written()) else { continue };
-        let (open, guard) = (quote(&open.name), quote(&guard.name));
-        let title =
-            format!("listener {open} needs no client certificate for a backend for which listener {guard} does");
-        let finding = Diagnostic::warning(title)
-            .help("give one of them a backend of its own: servers cannot always tell the two apart");
-        report.push_at(finding, &span, "reached with and without a certificate");
-    }
-}
-
-/// Every backend that connections of a listener may go to.
-fn backends(settings: &ListenerSettings) -> impl Iterator<Item = usize> + '_ {
-    std::iter::once(settings.backend).chain(settings.section_backends.iter().copied())
-}
-
-fn is_required(settings: &ListenerSettings) -> bool {
-    let client_auth = settings.tls.client_auth.as_ref();
-    client_auth.is_some_and(|client_auth| client_auth.settings().mode == ClientAuthMode::Required)
 }
 
 /// Where the files are named.

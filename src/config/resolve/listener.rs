@@ -8,7 +8,7 @@ use toml::Spanned;
 use crate::ktls;
 use crate::network::Networks;
 use crate::relay;
-use crate::tls::{self, UnknownServerName};
+use crate::tls::{self, Section, UnknownServerName};
 use crate::worker::{ListenerSettings, Timeouts};
 
 use super::super::diagnostic::Diagnostic;
@@ -214,6 +214,7 @@ fn tls(
     report: &mut Report,
 ) -> Option<tls::Settings> {
     let sections = server_name::resolve(&raw.server_name, report);
+    let raw_sections = &raw.server_name;
     let Some(section) = &raw.tls else {
         report.missing(table, "tls", "add a section [listener.tls] with certificates = [ { chain = .., key = .. } ]");
         return None;
@@ -224,11 +225,15 @@ fn tls(
     let unknown_server_name = report.get_or(&raw.unknown_server_name, UnknownServerName::Default);
     let certificates = certificate::resolve(raw, &section.span(), environment, report);
     // Behind the certificates, whose reading begins the time from which on changes count.
-    let client_auth = client_auth::resolve(raw, environment, report);
+    let mut reader = client_auth::Reader::new(environment);
+    let client_auth = reader.of_listener(raw, report);
+    let of_listener = client_auth.as_ref().and_then(Option::as_ref);
+    let section_client_auths = reader.of_sections(raw_sections, of_listener, report);
     let ((certificates, identities), client_auth) = (certificates?, client_auth?);
     server_name::warn_uncovered(&sections, &identities, report);
     protocol::warn_unusable(&protocol, &identities, &section.span(), report);
-    let sections = sections.into_iter().map(|section| section.settings).collect();
+    let sections = sections.into_iter().zip(section_client_auths?);
+    let sections = sections.map(|(section, client_auth)| Section { client_auth, ..section.settings }).collect();
     Some(tls::Settings { protocol, certificates, identities, unknown_server_name, alpn, client_auth, sections })
 }
 

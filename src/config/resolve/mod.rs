@@ -4,6 +4,7 @@ mod admin;
 mod backend;
 mod certificate;
 mod client_auth;
+mod door;
 mod guard;
 mod listener;
 mod log;
@@ -51,7 +52,7 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
     let backends = backend::resolve_all(&file.backend, environment, report);
     let listeners = listener::resolve_all(&file.listener, &backends, environment, report);
     backend::warn_unused(&backends, &file.listener, report);
-    client_auth::warn_open_doors(&listeners, &file.listener, report);
+    door::check_all(&listeners, &file.listener, &backends, report);
     let admin = admin::resolve(&file.admin, &listeners, environment, report);
     let tickets = tickets::resolve(&file.tickets, environment, report);
     let memory_max_bytes = report.within(&file.server.memory_max, &limit::MEMORY_MAX).map(|bytes| bytes.0);

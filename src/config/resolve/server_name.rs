@@ -14,7 +14,7 @@ use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
 
-/// A section, and where its names stand.
+/// A section, and where its names stand. What it asks of clients is read later.
 pub(super) struct Resolved {
     pub(super) settings: Section,
     places: Vec<Range<usize>>,
@@ -32,7 +32,7 @@ pub(super) fn resolve(raw: &[Spanned<raw::ServerName>], report: &mut Report) -> 
         let help = "say which names it is for: names = [\"www.example.org\", \"*.example.org\"]";
         let Some((names, span)) = report.list(&section.get_ref().names) else {
             report.missing(&section.span(), "names", help);
-            return Resolved { settings: Section { names: Vec::new() }, places: Vec::new() };
+            return Resolved { settings: Section { names: Vec::new(), client_auth: None }, places: Vec::new() };
         };
         let count = section.get_ref().names.written().map_or(0, |(_, fields)| fields.len());
         if count == 0 || count > limit::SECTION_NAME_COUNT_MAX {
@@ -43,7 +43,7 @@ pub(super) fn resolve(raw: &[Spanned<raw::ServerName>], report: &mut Report) -> 
         }
         let names = names.into_iter().filter_map(|written| name(written, &mut first_places, report));
         let (names, places) = names.unzip();
-        Resolved { settings: Section { names }, places }
+        Resolved { settings: Section { names, client_auth: None }, places }
     };
     raw.iter().map(resolve).collect()
 }

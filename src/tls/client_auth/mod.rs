@@ -30,7 +30,7 @@ pub use verify::{CLIENT_CERTIFICATE_BYTES_MAX, CertificateRefusal};
 
 use crate::sys;
 
-/// What is asked of the clients of a listener.
+/// What is asked of the clients of a listener, or of some of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuthSettings {
     /// Whether a client may come without a certificate.

@@ -22,6 +22,8 @@ pub(super) struct Content {
     pub(super) kind: KeyKind,
     /// Permission bits of the file with the key.
     pub(super) key_file_mode: u32,
+    /// Those of the file with its passphrase; none where there is none.
+    pub(super) passphrase_file_mode: Option<u32>,
     /// A passphrase is configured, and nothing asked for it.
     pub(super) is_passphrase_idle: bool,
 }
@@ -29,14 +31,15 @@ pub(super) struct Content {
 /// Reads all the files, also where one of them is at fault.
 pub(super) fn read_all(files: &CertificateFiles) -> Result<Content, Vec<IdentityError>> {
     let passphrase = files.passphrase.as_deref().map(read_passphrase).transpose().map_err(|error| vec![error])?;
-    match &files.form {
+    let content = match &files.form {
         CertificateForm::Pem { chain, key } => match (read_chain(chain), read_key(key, passphrase.as_ref())) {
             (Ok(certificates), Ok(key)) => Ok(Content { certificates, ..key }),
             (Err(chain), Err(key)) => Err(vec![chain, key]),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(vec![error]),
         },
         CertificateForm::Pkcs12(path) => read_pkcs12(path, passphrase.as_ref()).map_err(|error| vec![error]),
-    }
+    };
+    Ok(Content { passphrase_file_mode: passphrase.map(|passphrase| passphrase.file_mode), ..content? })
 }
 
 /// Whether a file of a folder holds certificate and key in one.
@@ -48,10 +51,11 @@ pub(super) fn holds_key(path: &Path) -> Result<bool, IdentityError> {
 struct Passphrase<'a> {
     secret: Zeroizing<Vec<u8>>,
     path: &'a Path,
+    file_mode: u32,
 }
 
 fn read_passphrase(path: &Path) -> Result<Passphrase<'_>, IdentityError> {
-    let (bytes, _) = read(path, File::Passphrase)?;
+    let (bytes, file_mode) = read(path, File::Passphrase)?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let unusable = |fault| Err(IdentityError::UnusablePassphrase { path: path.to_owned(), fault });
@@ -64,7 +68,7 @@ fn read_passphrase(path: &Path) -> Result<Passphrase<'_>, IdentityError> {
     if line.contains(&0) || std::str::from_utf8(line).is_err() {
         return unusable("has a first line that is no text");
     }
-    Ok(Passphrase { secret: Zeroizing::new(line.to_vec()), path })
+    Ok(Passphrase { secret: Zeroizing::new(line.to_vec()), path, file_mode })
 }
 
 /// Reads a whole regular file; also gives its permission bits. The buffer is wiped when dropped.
@@ -129,7 +133,7 @@ fn read_key(path: &Path, passphrase: Option<&Passphrase<'_>>) -> Result<Content,
     };
     let kind = check_strength(path, &key)?;
     let is_passphrase_idle = passphrase.is_some() && !is_encrypted;
-    Ok(Content { certificates: Vec::new(), key, kind, key_file_mode, is_passphrase_idle })
+    Ok(Content { certificates: Vec::new(), key, kind, key_file_mode, passphrase_file_mode: None, is_passphrase_idle })
 }
 
 fn read_pkcs12(path: &Path, passphrase: Option<&Passphrase<'_>>) -> Result<Content, IdentityError> {
@@ -153,7 +157,7 @@ fn read_pkcs12(path: &Path, passphrase: Option<&Passphrase<'_>>) -> Result<Conte
     let leaf = parsed.cert.ok_or_else(|| IdentityError::NoCertificate { file: FILE, path: path.to_owned() })?;
     let kind = check_strength(path, &key)?;
     let certificates = std::iter::once(leaf).chain(parsed.ca.into_iter().flatten()).collect();
-    Ok(Content { certificates, key, kind, key_file_mode, is_passphrase_idle: false })
+    Ok(Content { certificates, key, kind, key_file_mode, passphrase_file_mode: None, is_passphrase_idle: false })
 }
 
 fn check_strength(path: &Path, key: &PKey<Private>) -> Result<KeyKind, IdentityError> {

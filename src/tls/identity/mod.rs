@@ -49,6 +49,8 @@ pub enum Notice {
     Repaired(Repair),
     /// Others than owner and group may read the file with the key, or the group may write it.
     OpenKeyFile,
+    /// The same of the file with its passphrase.
+    OpenPassphraseFile,
     /// A passphrase is configured, and the key has none.
     IdlePassphrase,
 }
@@ -95,7 +97,9 @@ impl Identity {
         // PKCS #12 has no order that one could keep.
         let is_pem = matches!(files.form, CertificateForm::Pem { .. });
         notices.extend(chain.repair.filter(|repair| is_pem || !repair.left_out.is_empty()).map(Notice::Repaired));
-        notices.extend((content.key_file_mode & OPEN_MODE_BITS != 0).then_some(Notice::OpenKeyFile));
+        let is_open = |mode: u32| mode & OPEN_MODE_BITS != 0;
+        notices.extend(is_open(content.key_file_mode).then_some(Notice::OpenKeyFile));
+        notices.extend(content.passphrase_file_mode.is_some_and(is_open).then_some(Notice::OpenPassphraseFile));
         notices.extend(content.is_passphrase_idle.then_some(Notice::IdlePassphrase));
         let mut issuers = Stack::new().map_err(malformed)?;
         for issuer in chain.issuers {
