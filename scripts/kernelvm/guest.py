@@ -1,11 +1,13 @@
 """One run of the test binaries: in a guest under emulation, or on the host."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from . import report
@@ -15,6 +17,9 @@ from .images import search_path
 HIDDEN = ("/tmp", "/run", "/var/tmp", "/var/log", "/var/cache", "/dev/shm")
 # Where the guest sees the run's directory: in its own /tmp, so that no directory passed in by name can cover it.
 GUEST_OUT = Path("/tmp/sluice-run")
+# What a guest has, and what the emulator takes beside it.
+MEMORY_MIB = 2048
+SPARE_MIB = 512
 PASSED_ENVIRONMENT = ("SLUICE_", "PROPTEST_", "RUST_")
 
 
@@ -27,33 +32,54 @@ class Machine:
         self.icount = icount
         self.timeout_seconds = timeout_seconds
 
-    def run(self, name, image, tools, jobs):
-        """Boots `image`, runs `jobs` there, prints and hands back what came of it."""
+    def run(self, images, tools, jobs):
+        """Boots these images, which have names, runs `jobs` there, prints and hands back what came of each. As many run
+        side by side as the host has processors and memory for: a test waits for its peer most of the time."""
+        names = list(images)
+        at_once = min(len(names), self._at_once())
+        if at_once < len(names):
+            print(f"memory or processors for {at_once} of {len(names)} guests: one after the other", flush=True)
+        outcomes = []
+        for first in range(0, len(names), at_once):
+            with contextlib.ExitStack() as stack:
+                guests = [stack.enter_context(self._guest(name, images[name], tools, jobs))
+                          for name in names[first:first + at_once]]
+                outcomes += [guest.outcome(jobs) for guest in guests]
+        return outcomes
+
+    def _at_once(self):
+        by_memory = available_mib() // (MEMORY_MIB + SPARE_MIB)
+        return max(1, min(by_memory, len(os.sched_getaffinity(0))))
+
+    @contextlib.contextmanager
+    def _guest(self, name, image, tools, jobs):
+        """A guest that runs `jobs`; left, it is stopped."""
+        with self._directory(name) as out:
+            counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
+            write_job(out, GUEST_OUT, self.project, jobs,
+                      {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
+            with self._booted(image, tools, jobs, out) as process:
+                yield Guest(name, image.release, out, process)
+
+    @contextlib.contextmanager
+    def _directory(self, name):
         runs = self.cache / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=runs) as directory:
-            out = Path(directory)
-            counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
-            write_job(out, GUEST_OUT, self.project, jobs, {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
-            print(f"\nbooting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
-            timed_out = self._boot(image, tools, jobs, out)
-            return report.collect(name, image.release, jobs, out, timed_out, out / "console")
+            yield Path(directory)
 
     def command(self, image, tools, arguments, kept):
         """Boots `image` and runs one command there, which finds GUEST_OUT writable. What it leaves there is moved to
         `kept`; hands back its output and its exit status, which is none when it did not come to its end."""
-        runs = self.cache / "runs"
-        runs.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="command-", dir=runs) as directory:
-            out = Path(directory)
+        with self._directory("command") as out:
             results = out / "results"
             results.mkdir()
             lines = prologue(GUEST_OUT, self.project, {"SLUICE_ICOUNT": "1"} if self.icount else {})
             lines.append(f"{shlex.join(map(str, arguments))} > {GUEST_OUT}/log 2>&1 < /dev/null")
             lines.append(f"echo $? > {GUEST_OUT}/status")
             (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            print(f"booting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
-            self._boot(image, tools, [], out)
+            with self._booted(image, tools, [], out) as process:
+                process.wait()
             status = report.read(out / "status").strip()
             if not status:
                 print(report.read(out / "console"), flush=True)
@@ -62,9 +88,10 @@ class Machine:
                 shutil.copy2(path, kept / path.name)
             return report.read(out / "log"), int(status) if status else None
 
-    def _boot(self, image, tools, jobs, out):
-        command = [str(tools / "vng"), "--run", str(image.kernel), "--disable-kvm", "--user", "root", "--memory", "2G",
-                   "--cpus", "1" if self.icount else "2", "--rwdir", f"{GUEST_OUT}={out}"]
+    def _booted(self, image, tools, jobs, out):
+        print(f"booting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
+        command = [str(tools / "vng"), "--run", str(image.kernel), "--disable-kvm", "--user", "root",
+                   "--memory", f"{MEMORY_MIB}M", "--cpus", "1" if self.icount else "2", "--rwdir", f"{GUEST_OUT}={out}"]
         if self.icount:
             command += ["--qemu-opts=-icount shift=0,sleep=off"]
         for directory in sorted({self.project, self.cache, *(job.binary.parent for job in jobs)}):
@@ -74,8 +101,22 @@ class Machine:
         # Without a terminal nothing that the guest prints arrives.
         terminal = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
         environment = {**os.environ, "PATH": f"{tools}:{search_path()}"}
-        with open(out / "console", "wb") as console:
-            return wait(terminal, environment, out, console, self.timeout_seconds)
+        return running(terminal, environment, out, self.timeout_seconds)
+
+
+class Guest:
+    """A booted machine."""
+
+    def __init__(self, name, release, out, process):
+        self.name = name
+        self.release = release
+        self.out = out
+        self.process = process
+
+    def outcome(self, jobs):
+        """Waits for its end, prints what came of it and hands it back."""
+        timed_out = not self.process.wait()
+        return report.collect(self.name, self.release, jobs, self.out, timed_out)
 
 
 def run_on_host(project, cache, jobs, timeout_seconds):
@@ -86,9 +127,16 @@ def run_on_host(project, cache, jobs, timeout_seconds):
         out = Path(directory)
         write_job(out, out, project, jobs, {"SLUICE_EXPECT_KTLS": "1"})
         print("\nthis machine's own kernel has TLS, running natively", flush=True)
-        with open(out / "console", "wb") as console:
-            timed_out = wait(["sh", str(out / "job")], dict(os.environ), out, console, timeout_seconds)
-        return report.collect("host", os.uname().release, jobs, out, timed_out, out / "console")
+        with running(["sh", str(out / "job")], dict(os.environ), out, timeout_seconds) as process:
+            return Guest("host", os.uname().release, out, process).outcome(jobs)
+
+
+def available_mib():
+    """Memory that the host can give without swapping."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0
 
 
 def write_job(out, seen_as, project, jobs, variables, skip=()):
@@ -103,7 +151,9 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
             arguments.append("--show-output")
         command = shlex.join(["env", *settings, str(job.binary), *arguments])
         log, status = (shlex.quote(str(seen_as / f"{index}.{kind}")) for kind in ("log", "status"))
-        lines += [f"{command} > {log} 2>&1 < /dev/null", f"echo $? > {status}"]
+        begun, ended = (shlex.quote(str(seen_as / f"{index}.{kind}")) for kind in ("begun", "ended"))
+        lines += [f"cat /proc/uptime > {begun}", f"{command} > {log} 2>&1 < /dev/null", f"echo $? > {status}",
+                  f"cat /proc/uptime > {ended}"]
     lines.append(f"dmesg > {shlex.quote(str(seen_as / 'dmesg'))} 2>/dev/null")
     (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -121,19 +171,34 @@ def prologue(seen_as, project, variables):
     return lines
 
 
-def wait(command, environment, cwd, console, timeout_seconds):
-    """Runs `command` to its end; whether it had to be stopped because it took too long."""
-    process = subprocess.Popen(command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=console,
-                               stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        process.wait(timeout=timeout_seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        return True
-    finally:
-        # The emulator runs in a session of its own below `script`: hanging up the terminal ends it.
-        if process.poll() is None:
-            stop(process)
+class Running:
+    """A process that was started, and how long it may take."""
+
+    def __init__(self, process, timeout_seconds):
+        self.process = process
+        self.deadline = time.monotonic() + timeout_seconds
+
+    def wait(self):
+        """Whether it came to its end in time."""
+        try:
+            self.process.wait(timeout=max(0, self.deadline - time.monotonic()))
+            return True
+        except subprocess.TimeoutExpired:
+            return False
+
+
+@contextlib.contextmanager
+def running(command, environment, out, timeout_seconds):
+    """Starts `command` in the directory `out`, with its output in the file `console`; left, it is stopped."""
+    with open(out / "console", "wb") as console:
+        process = subprocess.Popen(command, env=environment, cwd=out, stdin=subprocess.DEVNULL, stdout=console,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            yield Running(process, timeout_seconds)
+        finally:
+            # The emulator runs in a session of its own below `script`: hanging up the terminal ends it.
+            if process.poll() is None:
+                stop(process)
 
 
 def stop(process):

@@ -16,23 +16,11 @@ class Outcome:
     failed: int = 0
     ignored: int = 0
     problems: tuple = ()
-    failed_jobs: tuple = ()
-
-    def look_again(self, again):
-        """Takes in a second run of what failed. An emulated machine is 10 to 20 times slower and shares its processors:
-        a test that waits for the other side can be late once. What fails twice has failed."""
-        names = ", ".join(job.name for job in self.failed_jobs)
-        if again.failed or again.problems:
-            print(f"kernel {self.name}: failed again in a second boot: {names}", flush=True)
-            self.problems += again.problems
-            return
-        print(f"kernel {self.name}: FLAKY: {self.failed} failed once and passed in a second boot: {names}", flush=True)
-        self.passed, self.failed = self.passed + self.failed, 0
 
 
-def collect(name, release, jobs, out, timed_out, console):
+def collect(name, release, jobs, out, timed_out):
     """Prints the logs of one run and counts its tests."""
-    outcome, problems = Outcome(name), []
+    outcome, problems, seconds = Outcome(name), [], 0.0
     booted = read(out / "release").strip()
     if booted != release:
         problems.append(f"the guest did not run (its kernel says {booted!r})")
@@ -40,10 +28,10 @@ def collect(name, release, jobs, out, timed_out, console):
         problems.append("the run hung and was stopped")
     for index, job in enumerate(jobs):
         log, status = read(out / f"{index}.log"), read(out / f"{index}.status").strip()
-        print(f"\n     Running {job.name} on {name}\n{log.rstrip()}", flush=True)
+        took = taken_seconds(out, index)
+        seconds += took
+        print(f"\n     Running {job.name} on {name}: {took:.0f} s\n{log.rstrip()}", flush=True)
         results = RESULT.findall(log)
-        if any(int(failed) for _, failed, _ in results):
-            outcome.failed_jobs += (job,)
         for passed, failed, ignored in results:
             outcome.passed += int(passed)
             outcome.failed += int(failed)
@@ -56,13 +44,19 @@ def collect(name, release, jobs, out, timed_out, console):
     if complaints:
         problems.append("the kernel complained: " + "; ".join(complaints[:5]))
     if problems:
-        print(f"\n---- console of {name}\n{read(console).rstrip()}\n---- end of console", flush=True)
+        print(f"\n---- console of {name}\n{read(out / 'console').rstrip()}\n---- end of console", flush=True)
     for problem in problems:
         print(f"kernel {name}: {problem}", flush=True)
     outcome.problems = tuple(problems)
-    print(f"kernel {name} ({release}): {outcome.passed} passed, {outcome.failed} failed, {outcome.ignored} ignored",
-          flush=True)
+    print(f"kernel {name} ({release}): {outcome.passed} passed, {outcome.failed} failed, {outcome.ignored} ignored "
+          f"in {seconds:.0f} s", flush=True)
     return outcome
+
+
+def taken_seconds(out, index):
+    """How long a job took, by the clock of the machine that ran it; 0 when it did not come to its end."""
+    begun, ended = (read(out / f"{index}.{kind}").split() for kind in ("begun", "ended"))
+    return float(ended[0]) - float(begun[0]) if begun and ended else 0.0
 
 
 def total(outcomes):
