@@ -14,6 +14,8 @@ CARGO := cargo --locked
 # dependency would be built again.
 EVERYTHING := --workspace --all-targets
 SLUICE := target/release/sluice
+# Where tests name themselves that cannot run here (tests/skip_support).
+SKIPPED := $${CARGO_TARGET_DIR:-target}/tmp/skipped.txt
 
 help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +32,7 @@ demo: ## Build, then send data through the proxy and compare every byte
 
 test: ## Everything that a change must pass, the tests on real kernels included
 	scripts/setup test
+	@rm -f "$(SKIPPED)"
 	@$(MAKE) --no-print-directory lint
 	@# nextest has no doc tests, cargo test runs them itself.
 	@if command -v cargo-nextest >/dev/null; then \
@@ -38,6 +41,8 @@ test: ## Everything that a change must pass, the tests on real kernels included
 		set -x; $(CARGO) test --workspace --no-fail-fast; \
 	fi
 	@$(MAKE) --no-print-directory test-kernel
+	@# Those that need root, or what this machine has not; told here, since a test that passes is not heard.
+	@if [ -s "$(SKIPPED)" ]; then sort -u "$(SKIPPED)"; fi
 	@echo 'make test: everything passed'
 
 test-kernel: ## The kernel TLS tests on the kernels of scripts/kernels.conf, emulated

@@ -79,6 +79,7 @@ fn process() -> Process {
         cpu,
         metrics: Arc::default(),
         state: WorkerStateCell::new(),
+        pulse: Arc::default(),
         generation: GenerationCell::default(),
     };
     let listener = ListenerView {

@@ -79,6 +79,8 @@ refused! {
     admin_socket_with_a_long_path_is_refused: format!("admin.address = \"unix:/tmp/{}\"\n{GOOD}", "x".repeat(95));
     admin_tls_with_bad_files_is_refused: format!(
         "admin.address = \"0.0.0.0:9180\"\nadmin.tls = {{ chain = \"edge.crt\", key = \"edge.key\", client_ca = \"edge.key\" }}\n{GOOD}");
+    process_log_that_cannot_be_is_refused: format!(
+        "log = {{ level = \"sluice=loud\", format = \"xml\", output = \"off\" }}\n{GOOD}");
     log_outputs_that_do_not_exist_are_refused: format!(
         "access_log = {{ output = \"/var/log/access.log\", sample = 0 }}\naudit_log = {{ output = \"syslog+tcp:collector:601\", file = \"nowhere/audit.log\" }}\n{GOOD}");
     log_output_by_syslog_with_bad_files_is_refused: format!(

@@ -1,12 +1,14 @@
-//! What must not bring down the rest: a backend that dies and returns, a worker that panics.
+//! What must not bring down the rest: a backend that dies and returns, a worker that panics, one that stands still.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 mod support;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use socket2::SockRef;
 use support::backend::Backend;
@@ -77,6 +79,63 @@ fn worker_that_panics_is_seen_and_the_others_serve_on() {
     for _ in 0..16 {
         assert_echoes(&mut Client::of(&proxy).connect());
     }
+}
+
+#[test]
+fn worker_that_stands_still_is_seen_until_it_goes_on_and_the_other_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trigger, notify) = (folder.path().join("stall"), folder.path().join("notify"));
+    // What systemd would hear: a keep-alive each 100 ms.
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    let alive_count = Arc::<AtomicU64>::default();
+    let counted = Arc::clone(&alive_count);
+    std::thread::spawn(move || {
+        let mut message = [0; 4096];
+        while let Ok(len) = manager.recv(&mut message) {
+            if message[..len].starts_with(b"WATCHDOG=1") {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let is_told_alive = || {
+        let before = alive_count.load(Ordering::Relaxed);
+        std::thread::park_timeout(Duration::from_secs(1));
+        alive_count.load(Ordering::Relaxed) > before
+    };
+    let environment =
+        vec![("SLUICE_FAULT_STALL", trigger.clone()), ("NOTIFY_SOCKET", notify), ("WATCHDOG_USEC", "200000".into())];
+    // The trigger lies outside of what the sandbox lets the proxy see.
+    let server_keys = "sandbox = \"off\"".to_owned();
+    let options = Options { workers: 2, environment, server_keys, ..Options::to([Backend::echo()]) };
+    let proxy = Proxy::start(&options);
+    let mut clients: Vec<_> = (0..16).map(|_| Client::of(&proxy).connect()).collect();
+    clients.iter_mut().for_each(assert_echoes);
+    assert!(is_told_alive());
+
+    std::fs::write(&trigger, "0").unwrap();
+    wait_until("it is seen", || proxy.metric("sluice_workers{state=\"stalled\"}") == 1);
+    assert!(proxy.log().contains("a worker stands still"));
+    let answer = proxy.ask_admin("/livez");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("1 of 2 workers stand still"), "{answer}");
+    assert!(proxy.ask_admin("/readyz").starts_with("HTTP/1.1 200"), "the other one serves");
+    assert!(!is_told_alive(), "systemd is to restart the process");
+    clients.iter_mut().for_each(|client| client.send(b"still there?"));
+    let is_answered = |client: &Tls| {
+        let socket = client.socket();
+        socket.set_nonblocking(true).unwrap();
+        let answered = socket.peek(&mut [0]).is_ok_and(|len| len > 0);
+        socket.set_nonblocking(false).unwrap();
+        answered
+    };
+    wait_until("some are answered", || clients.iter().any(is_answered));
+
+    std::fs::remove_file(&trigger).unwrap();
+    // Its connections have lost nothing but time.
+    clients.iter_mut().for_each(|client| assert_eq!(client.receive(12), b"still there?"));
+    wait_until("it is seen to go on", || proxy.metric("sluice_workers{state=\"running\"}") == 2);
+    assert!(proxy.ask_admin("/livez").starts_with("HTTP/1.1 200"));
+    assert!(is_told_alive());
+    assert!(proxy.log().contains("a worker goes on that had stood still"));
 }
 
 /// An echo that can be made to die with all its connections.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 mod run_support;
+mod skip_support;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,6 +14,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use run_support::{Backend, Options, Proxy, issue, wait_until};
+use skip_support::skip;
 
 /// A field of /proc/PID/status.
 fn field(pid: Pid, name: &str) -> String {
@@ -39,7 +41,7 @@ fn give_to(user: &User, folder: &Path) {
 #[test]
 fn root_becomes_the_user_keeps_what_it_needs_and_so_does_its_successor() {
     if !geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     let user = User::from_name("nobody").unwrap().unwrap();
     let backend = Backend::start();
@@ -87,7 +89,7 @@ fn root_becomes_the_user_keeps_what_it_needs_and_so_does_its_successor() {
 #[test]
 fn certificate_that_the_user_may_not_read_is_refused_at_the_start() {
     if !geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     let prepared = Proxy::prepare(&Options::to(Backend::start().address));
     prepared.edit("[server]\n", "[server]\nuser = \"nobody\"\n");
@@ -176,7 +178,7 @@ fn process_that_may_dump_no_core_is_closed_to_its_own_user_unless_told_otherwise
 #[test]
 fn other_user_without_root_is_refused() {
     if !geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     // As root, through somebody who is not.
     let nobody = User::from_name("nobody").unwrap().unwrap();

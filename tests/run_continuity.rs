@@ -1,16 +1,18 @@
-//! Nobody notices reloads, certificate swaps and upgrades: clients that fetch without a pause while all of it happens, and
-//! a process that is as large after many reloads as before.
+//! Nobody notices reloads, certificate swaps and upgrades: clients that fetch without a pause while all of it happens, the
+//! load tools wrk and h2load and curl among them, and a process that is as large after many reloads as before.
 //!
 //! `SLUICE_TEST_ROUNDS` makes it longer: a round is five reloads, one new certificate and one upgrade.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 mod run_support;
+mod support;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -19,7 +21,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use run_support::{DEADLINE, Options, Proxy, issue, wait_until};
+use run_support::{DEADLINE, Options, Port, Proxy, issue, wait_until};
+use support::nginx::{self, Nginx};
+use support::{body as bodies, tool};
 
 /// Bytes of a long download, which takes about two seconds, and of a short one.
 const LONG_BYTES: usize = 4 << 20;
@@ -159,6 +163,117 @@ fn round(proxy: &Proxy, number: usize) {
     let count = proxy.successors().len();
     kill(newest(proxy), Signal::SIGUSR2).unwrap();
     wait_until("upgraded", || (proxy.successors().len() > count).then_some(()), || proxy.log().text());
+}
+
+/// Reloads, swaps and upgrades that the load tools run across: 50, 10 and 10.
+const TOOL_ROUNDS: usize = 10;
+/// Bytes of what curl fetches, and how fast nginx sends it: three seconds, across several upgrades.
+const CURL_BYTES: usize = 6 << 20;
+const CURL_RATE: &str = "2m";
+/// How long one run of wrk takes.
+const WRK_SECONDS: &str = "3s";
+/// Requests of one run of h2load.
+const H2LOAD_REQUESTS: &str = "3000";
+
+#[test]
+fn wrk_h2load_and_curl_notice_no_reload_swap_or_upgrade() {
+    // nginx speaks HTTP/2 over plain TCP only on a port of its own.
+    let (http2, edge2) = (Port::reserve(), Port::reserve());
+    let nginx = Nginx::start_with(|directory, address| {
+        let servers = [address.to_string(), format!("{} http2", http2.address)].map(|listen| {
+            format!(
+                "server {{ listen {listen}; root {}/files; location /long {{ limit_rate {CURL_RATE}; }} }}",
+                directory.display()
+            )
+        });
+        format!("http {{ {} keepalive_requests 100000000; {} }}", nginx::http(directory), servers.concat())
+    });
+    let (short, long) = (bodies::bytes(SHORT_BYTES, 1), bodies::bytes(CURL_BYTES, 2));
+    nginx.publish("short", &short);
+    nginx.publish("long", &long);
+    let digest = openssl::sha::sha256(&long);
+    let sections = format!(
+        r#"
+[[backend]]
+name = "http2"
+servers = ["{}"]
+[[listener]]
+name = "edge2"
+address = "{}"
+backend = "http2"
+kernel_tls = "off"
+[listener.tls]
+certificates = [ {{ chain = "edge.crt", key = "edge.key" }} ]
+alpn = ["h2"]
+"#,
+        http2.address, edge2.address
+    );
+    let proxy = Proxy::start(&Options { cpus: "0,1", sections, ..Options::to(nginx.address()) });
+    let (edge, edge2) = (format!("https://{}", proxy.address()), format!("https://{}", edge2.address));
+    let is_over = AtomicBool::new(false);
+    let [kept, closed, streams, downloads] = [(); 4].map(|()| AtomicU64::new(0));
+    let until_over = |count: &AtomicU64, run: &dyn Fn() -> u64| {
+        // Once at least, also where the rounds are over sooner.
+        loop {
+            count.fetch_add(run(), Ordering::Relaxed);
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| until_over(&kept, &|| wrk(&format!("{edge}/short"), &[])));
+        // A handshake for each request.
+        scope.spawn(|| until_over(&closed, &|| wrk(&format!("{edge}/short"), &["-H", "Connection: close"])));
+        scope.spawn(|| until_over(&streams, &|| h2load(&format!("{edge2}/short"))));
+        for _ in 0..2 {
+            scope.spawn(|| until_over(&downloads, &|| download(&format!("{edge}/long"), &digest)));
+        }
+        // Ends the tools also where an expectation fails.
+        let ended =
+            thread::scope(|scope| scope.spawn(|| (0..TOOL_ROUNDS).for_each(|number| round(&proxy, number))).join());
+        is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = ended {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    let counts = [kept, closed, streams, downloads].map(AtomicU64::into_inner);
+    println!("requests kept alive, one by one, over HTTP/2, long downloads: {counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    assert_eq!(proxy.successors().len(), TOOL_ROUNDS);
+}
+
+/// One run of wrk: how many requests, none of which may fail.
+fn wrk(url: &str, arguments: &[&str]) -> u64 {
+    let mut command = Command::new("wrk");
+    command.args(["--threads", "1", "--connections", "4", "--duration", WRK_SECONDS, "--timeout", "20s"]);
+    let output = tool::run(command.args(arguments).arg(url), b"");
+    let text = output.text();
+    assert!(output.success && !text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk: {text}");
+    let count = text.lines().find_map(|line| line.split_once(" requests in ")).map(|(count, _)| count.trim().parse());
+    count.unwrap_or_else(|| panic!("wrk counts nothing: {text}")).unwrap()
+}
+
+/// One run of h2load: how many requests, none of which may fail.
+fn h2load(url: &str) -> u64 {
+    let mut command = Command::new("h2load");
+    let output =
+        tool::run(command.args(["--clients=4", "--max-concurrent-streams=4", "-n", H2LOAD_REQUESTS, url]), b"");
+    let text = output.text();
+    let all = format!("{H2LOAD_REQUESTS} done, {H2LOAD_REQUESTS} succeeded, 0 failed, 0 errored, 0 timeout");
+    assert!(output.success && text.contains(&all), "h2load: {text}");
+    assert!(text.contains(&format!("status codes: {H2LOAD_REQUESTS} 2xx, 0 3xx, 0 4xx, 0 5xx")), "h2load: {text}");
+    H2LOAD_REQUESTS.parse().unwrap()
+}
+
+/// One long download by curl, of which every byte must be right. Which certificate is served changes meanwhile.
+fn download(url: &str, digest: &[u8]) -> u64 {
+    let mut command = Command::new("curl");
+    let output =
+        tool::run(command.args(["--silent", "--show-error", "--fail", "--insecure", "--max-time", "60", url]), b"");
+    let right = output.success && openssl::sha::sha256(&output.stdout) == digest;
+    assert!(right, "curl: {} bytes; {}", output.stdout.len(), output.stderr);
+    1
 }
 
 #[test]

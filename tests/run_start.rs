@@ -154,7 +154,8 @@ fn log_that_nobody_reads_does_not_stop_the_service_and_what_is_dropped_is_counte
 fn worker_that_cannot_be_pinned_ends_the_start() {
     let files = tempfile::tempdir().unwrap();
     let settings = run_support::settings(files.path(), vec![0, 1023]);
-    let error = server::serve(&settings, Arc::new(|| panic!("nobody reloads here"))).unwrap_err();
+    let foundation = server::Foundation { signals: server::Signals::hold().unwrap(), log: None };
+    let error = server::serve(&settings, Arc::new(|| panic!("nobody reloads here")), foundation).unwrap_err();
     assert!(matches!(error, ServeError::Worker { index: 1, source: Ended::Failed(_) }), "{error:?}");
     assert!(error.to_string().contains("worker 1 cannot be pinned to CPU 1023"), "{error}");
 }

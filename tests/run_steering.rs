@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 mod run_support;
+mod skip_support;
 
 use std::net::TcpStream;
 
@@ -10,6 +11,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use run_support::openmetrics::value;
 use run_support::{Backend, Options, Proxy, wait_until};
+use skip_support::skip;
 
 /// As many as a hash sends to one of two workers once in a million times.
 const CONNECTION_COUNT: usize = 20;
@@ -17,8 +19,7 @@ const CONNECTION_COUNT: usize = 20;
 #[test]
 fn connections_go_to_the_worker_of_the_cpu_they_arrive_on() {
     if !may_run_on(0) || !may_run_on(1) || !sluice::worker::kernel_steers(0).unwrap() {
-        eprintln!("skipped: needs the CPUs 0 and 1, and Linux 6.2 or later");
-        return;
+        return skip("needs the CPUs 0 and 1, and Linux 6.2 or later");
     }
     let proxy = Proxy::start(&Options { cpus: "0-1", steering: "cpu", ..Options::to(Backend::start().address) });
     for cpu in [1, 0] {

@@ -27,14 +27,17 @@ fn units() -> PathBuf {
 fn units_are_well_formed_and_closed() {
     // With paths that exist here, so that everything else can be judged.
     let folder = tempfile::tempdir().unwrap();
-    for name in ["sluice.service", "sluice.socket"] {
+    let names = ["sluice.service", "sluice.socket", "sluice-tuning.service"];
+    let apply = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/apply");
+    for name in names {
         let unit = fs::read_to_string(units().join(name)).unwrap();
-        fs::write(folder.path().join(name), unit.replace("/usr/local/bin/sluice", env!("CARGO_BIN_EXE_sluice")))
-            .unwrap();
+        let unit = unit.replace("/usr/local/bin/sluice", env!("CARGO_BIN_EXE_sluice"));
+        let unit = unit.replace("/usr/share/sluice/tuning/apply", apply.to_str().unwrap());
+        fs::write(folder.path().join(name), unit).unwrap();
     }
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
-        .args([folder.path().join("sluice.service"), folder.path().join("sluice.socket")])
+        .args(names.map(|name| folder.path().join(name)))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&verified.stderr).into_owned();
@@ -47,6 +50,24 @@ fn units_are_well_formed_and_closed() {
         .unwrap();
     let text = String::from_utf8_lossy(&security.stdout).into_owned();
     assert!(security.status.success() && text.contains("Overall exposure level"), "{text}");
+}
+
+#[test]
+fn install_page_has_every_unit_and_the_paths_that_they_name() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating/install.md")).unwrap();
+    for entry in fs::read_dir(units()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            page.contains(&format!("`tuning/systemd/{name}`")),
+            "docs/operating/install.md does not say where {name} goes"
+        );
+    }
+    let unit = fs::read_to_string(units().join("sluice.service")).unwrap();
+    let programs = unit.lines().filter_map(|line| line.strip_prefix("ExecStart")?.split(['=', ' ']).nth(1));
+    for program in programs {
+        assert!(page.contains(&format!("install -m 755 target/release/sluice {program}\n")), "{program}");
+    }
+    assert!(page.contains("finds an exposure of 2.0"));
 }
 
 /// What systemd would read from its socket.

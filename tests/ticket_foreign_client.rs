@@ -1,6 +1,7 @@
 //! Clients that we did not write resume on another node: `openssl s_client`, GnuTLS and Python, over loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
+mod skip_support;
 mod ticket_common;
 
 use std::io::{Read, Write};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use openssl::ssl::{Ssl, SslContext, SslStream, SslVersion};
+use skip_support::skip;
 use sluice::ticket::{ManualClock, TicketSettings};
 use ticket_common::*;
 
@@ -45,7 +47,7 @@ fn serve(listener: &TcpListener, context: &SslContext) -> bool {
 fn is_installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("skipped: {program} is not installed");
+        skip(&format!("{program} is not installed"));
     }
     found
 }

@@ -1,6 +1,7 @@
 //! Ring files: what several processes, damage, clocks and revocations do to the keys in use.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
+mod skip_support;
 mod ticket_common;
 
 use std::fs::{self, Permissions};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use openssl::ssl::SslVersion;
+use skip_support::skip;
 use sluice::ticket::{
     ChainSecret, FileError, FormatError, KEY_FILES_MAX, Keeper, KeeperError, KeyName, KeySource, LockWait, Lookup,
     ManualClock, Persisted, RETRY_INTERVAL, Ring, RingChange, RingError, RingEvent, RingFile, RingShape, RingStanding,
@@ -231,8 +233,7 @@ fn format_error(error: &FileError, check: fn(&FormatError) -> bool) -> bool {
 #[test]
 fn file_of_another_user_is_refused() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can give a file away");
-        return;
+        return skip("needs root, who can give a file away");
     }
     let node = Node::with(&new_ring(T0));
     nix::unistd::chown(&node.path, Some(nix::unistd::Uid::from_raw(12_345)), None).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! - `GET /`: the status page, for a browser
 //! - `GET /metrics`: OpenMetrics text (`docs/metrics.md`)
-//! - `GET /livez`: 200 while every worker lives, else 503
+//! - `GET /livez`: 200 while every worker lives and goes on, else 503
 //! - `GET /readyz`: 200 while every worker accepts connections, else 503
 //! - `GET /status`: JSON, what the status page shows
 //! - `GET /config`: JSON, the running configuration

@@ -167,10 +167,15 @@ fn metrics(source: &Source) -> Answer {
 }
 
 fn liveness(process: &Process) -> Answer {
-    match process.worker_count(WorkerState::Failed) {
-        0 => Answer::text(StatusCode::OK, "ok"),
-        failed => {
-            let line = format!("{failed} of {} workers failed; restart the process", process.workers.len());
+    let all = process.workers.len();
+    match (process.worker_count(WorkerState::Failed), process.worker_count(WorkerState::Stalled)) {
+        (0, 0) => Answer::text(StatusCode::OK, "ok"),
+        (0, stalled) => {
+            let line = format!("{stalled} of {all} workers stand still; restart the process if they stay so");
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, &line)
+        }
+        (failed, _) => {
+            let line = format!("{failed} of {all} workers failed; restart the process");
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, &line)
         }
     }
@@ -261,6 +266,20 @@ mod tests {
         assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::OK);
         source.process.workers[1].state.set(WorkerState::Failed);
         assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn stalled_worker_ends_liveness_and_the_last_one_readiness() {
+        let source = source();
+        source.process.workers[0].state.set(WorkerState::Stalled);
+        let answer = ask(Method::GET, "/livez", &source);
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.body.starts_with("1 of 2 workers stand still"), "{}", answer.body);
+        assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::OK);
+        source.process.workers[1].state.set(WorkerState::Stalled);
+        assert_eq!(ask(Method::GET, "/readyz", &source).status, StatusCode::SERVICE_UNAVAILABLE);
+        source.process.workers.iter().for_each(|worker| worker.state.set(WorkerState::Running));
+        assert_eq!(ask(Method::GET, "/livez", &source).status, StatusCode::OK);
     }
 
     #[test]

@@ -303,14 +303,13 @@ fn configuration(process: &Process, snapshot: &SnapshotView) -> Configuration {
 }
 
 fn drain(process: &Process, view: &DrainView) -> Drain {
-    let elapsed = view.since.elapsed().unwrap_or_default();
     Drain {
         cause: view.cause,
         since: rfc3339(view.since),
-        seconds_left: view.timeout.saturating_sub(elapsed).as_secs(),
+        seconds_left: view.timeout.saturating_sub(view.since_at.elapsed()).as_secs(),
         connections_open: process.connections_open(),
         connections_cut: process.connections_cut(),
-        workers_left: process.worker_count(WorkerState::Running),
+        workers_left: process.worker_count(WorkerState::Running) + process.worker_count(WorkerState::Stalled),
     }
 }
 

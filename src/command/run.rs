@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::{ConfigOption, Exit, print_diagnostics};
 use crate::admin::BindError;
 use crate::config::{self, Severity, Style};
-use crate::server::{self, Confinement, Ended, Reading, ServeError, Settings, StartError, Unusable};
-use crate::telemetry::diagnostics::{self, Format};
+use crate::server::{
+    self, Confinement, Ended, Foundation, Reading, ServeError, Settings, Signals, StartError, Unusable,
+};
+use crate::telemetry::diagnostics::{self, Format, Overrides};
 use crate::worker::WorkerError;
 
 /// The options of `sluice run`.
@@ -17,12 +19,13 @@ pub struct Arguments {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigOption,
-    /// What to log on standard error: a level, or module=level pairs separated by commas [default: $SLUICE_LOG, or info]
+    /// What to log: a level, or module=level pairs separated by commas [default: $SLUICE_LOG, or log.level of the
+    /// configuration]
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
-    /// What a log line looks like
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: Format,
+    /// What a log line looks like [default: log.format of the configuration]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
 }
 
 /// Serves until it is told to end. Mistakes in the configuration go to standard error as `sluice check` shows them,
@@ -42,7 +45,15 @@ pub fn run(arguments: &Arguments) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let log = match diagnostics::start(&filter(arguments.log_level.as_deref()), arguments.log_format) {
+    let signals = match Signals::hold() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("error: signals cannot be received: {error}");
+            return Exit::Unavailable;
+        }
+    };
+    let overrides = Overrides { filter: filter(arguments.log_level.as_deref()), format: arguments.log_format };
+    let log = match diagnostics::start(&settings.logs.process, overrides, &settings.logs.syslog) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("error: {error}");
@@ -53,15 +64,15 @@ pub fn run(arguments: &Arguments) -> Exit {
         tracing::warn!("{}", diagnostics.line(warning));
     }
     confinement.log();
-    let exit = serve(&settings, config);
+    let exit = serve(&settings, config, Foundation { signals, log: Some(log.handle()) });
     drop(log);
     exit
 }
 
-fn serve(settings: &Settings, config: &Path) -> Exit {
+fn serve(settings: &Settings, config: &Path, foundation: Foundation) -> Exit {
     tracing::info!(config = %config.display(), "configuration loaded");
     let file = config.to_owned();
-    match server::serve(settings, Arc::new(move || reread(&file))) {
+    match server::serve(settings, Arc::new(move || reread(&file)), foundation) {
         Ok(()) => Exit::Ok,
         Err(error) => {
             let exit = exit_of(&error);
@@ -101,11 +112,11 @@ fn exit_of(error: &ServeError) -> Exit {
     }
 }
 
-fn filter(option: Option<&str>) -> String {
+/// The filter of the command line, or that of the environment.
+fn filter(option: Option<&str>) -> Option<String> {
     let from_environment = || env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.is_empty());
-    option.map(str::to_owned).or_else(from_environment).unwrap_or_else(|| FILTER_DEFAULT.to_owned())
+    option.map(str::to_owned).or_else(from_environment)
 }
 
 /// The environment variable that holds the log filter where the command line has none.
 const FILTER_VARIABLE: &str = "SLUICE_LOG";
-const FILTER_DEFAULT: &str = "info";

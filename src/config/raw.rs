@@ -11,13 +11,15 @@ use toml::Spanned;
 
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
+use crate::telemetry::diagnostics::Format;
 use crate::telemetry::output::Facility;
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, record, server, tls, worker};
 
 use super::limit;
 use super::scalar::{
-    ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogOutput, MixedClientAuth, ProxyProtocol, WorkerCount,
+    ByteCount, ClientAuthChoice, CpuChoice, Field, List, LogFilter, LogOutput, MixedClientAuth, ProcessLogOutput,
+    ProxyProtocol, WorkerCount,
 };
 
 /// Configuration of Sluice. Unknown keys are refused. Relative paths start at the folder of the file.
@@ -33,6 +35,8 @@ pub(super) struct File {
     pub(super) admin: Admin,
     /// Session tickets.
     pub(super) tickets: Tickets,
+    /// The log of the process.
+    pub(super) log: Log,
     /// The log of connections.
     pub(super) access_log: AccessLog,
     /// The log of what operators do.
@@ -52,7 +56,7 @@ pub(super) struct File {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Server {
     /// Memory that the process may have in RAM. Near it, large relay buffers are given up, then accepting; at it, the
-    /// connections that have been idle longest are closed. Absent: no bound.
+    /// connections that have been idle longest are closed. Absent: three quarters of the limit of its cgroup, else no bound.
     #[schemars(transform = limit::MEMORY_MAX.describe())]
     pub(super) memory_max: Field<ByteCount>,
     /// Clients that `client_limits` tell apart at the same time, over all listeners. Beyond it clients are let in
@@ -122,6 +126,19 @@ pub(super) struct AdminTls {
     pub(super) key: Field<PathBuf>,
     /// PEM file: the authorities whose client certificates are let in.
     pub(super) client_ca: Field<PathBuf>,
+}
+
+/// The log of the process: start, warnings, failed handshakes.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or `module=level` pairs separated by
+    /// commas. `--log-level` and `$SLUICE_LOG` go before it.
+    pub(super) level: Field<LogFilter>,
+    /// What a line looks like: words, or a JSON object. `--log-format` goes before it.
+    pub(super) format: Field<Format>,
+    /// Where it goes, as with `access_log.output`.
+    pub(super) output: Field<ProcessLogOutput>,
 }
 
 /// The log of connections: one line of JSON for each that has ended.

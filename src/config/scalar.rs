@@ -15,6 +15,7 @@ use toml::{Spanned, Value};
 use crate::backend::ServerAddress;
 use crate::proxy_protocol::Tlv;
 use crate::record::ProtocolVersion;
+use crate::telemetry::diagnostics::{self, Format};
 use crate::telemetry::output::{Facility, JOURNAL_SOCKET, Target};
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
 use crate::{admin, ktls, server, tls, worker};
@@ -475,6 +476,46 @@ impl Scalar for LogOutput {
     }
 }
 
+/// Where the log of the process goes; somewhere it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProcessLogOutput(pub(super) Target);
+
+impl Scalar for ProcessLogOutput {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let without_off = |mismatch: Mismatch| {
+            let allowed = mismatch.allowed.trim_start_matches("\"off\", ").to_owned();
+            Mismatch { allowed, ..mismatch }
+        };
+        match LogOutput::parse(value).map_err(without_off)? {
+            LogOutput(Some(target)) => Ok(Self(target)),
+            LogOutput(None) => Err(Mismatch::kind(value, "an output").help("to log nothing, write level = \"off\"")),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "output", "default": "stderr" })
+    }
+}
+
+/// What the log of the process holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LogFilter(pub(super) String);
+
+impl Scalar for LogFilter {
+    fn parse(value: &Value) -> Result<Self, Mismatch> {
+        let Value::String(text) = value else { return Err(Mismatch::kind(value, diagnostics::FILTER_FORM)) };
+        match diagnostics::check_filter(text) {
+            Ok(()) if !text.trim().is_empty() => Ok(Self(text.clone())),
+            _ => Err(Mismatch::kind(value, diagnostics::FILTER_FORM)),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "x-unit": "log filter", "default": "info" })
+    }
+}
+
+choice!(Format { "text" => Self::Text, "json" => Self::Json });
 choice!(Facility {
     "daemon" => Self::Daemon, "local0" => Self::Local(0), "local1" => Self::Local(1), "local2" => Self::Local(2),
     "local3" => Self::Local(3), "local4" => Self::Local(4), "local5" => Self::Local(5), "local6" => Self::Local(6),

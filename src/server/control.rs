@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
+use tokio::time::MissedTickBehavior;
 
 use super::expiry::Expiry;
 use super::inherit::{InheritError, Inherited};
@@ -14,7 +15,8 @@ use super::memory::MemoryWatch;
 use super::notify;
 use super::reload::Reloads;
 use super::settings::{Reader, Settings};
-use super::signal::{Asked, Held, Signals};
+use super::signal::{Asked, Incoming, Signals};
+use super::stall::StallWatch;
 use super::start::{Ended, Server, StartError};
 use super::succession::{Door, Succession};
 use super::tickets::MAINTENANCE_INTERVAL;
@@ -23,6 +25,7 @@ use super::watch::Watch;
 use super::{confine, limit, summary};
 use crate::admin;
 use crate::telemetry::audit::{Actor, AuditEvent};
+use crate::telemetry::diagnostics::DiagnosticsHandle;
 use crate::telemetry::{DrainView, Phase, Process, WorkerState};
 use crate::worker::Notice;
 
@@ -73,25 +76,31 @@ pub enum ServeError {
     },
 }
 
+/// What the process has set up before it serves, and before its first thread where that matters.
+pub struct Foundation {
+    /// Held back before the first thread was started.
+    pub signals: Signals,
+    /// The log of the process, where it has one that a reload may change.
+    pub log: Option<DiagnosticsHandle>,
+}
+
 /// Starts the proxy and serves until it is told to end by SIGTERM, SIGINT or the admin endpoint; `reader` reads the
 /// configuration anew for each reload. The calling thread becomes the control thread; on success every worker has ended.
 ///
 /// # Errors
 /// [`ServeError`]. Only after [`ServeError::Stuck`] a worker may still run: the process should exit then.
-pub fn serve(settings: &Settings, reader: Reader) -> Result<(), ServeError> {
+pub fn serve(settings: &Settings, reader: Reader, foundation: Foundation) -> Result<(), ServeError> {
     let started = (SystemTime::now(), Instant::now());
     let invocation = Invocation::current(confine::successor_variable(settings));
     limit::raise_descriptors(settings);
     let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    let held = Held::hold().map_err(ServeError::Runtime)?;
-    let signals = install_signals(&runtime)?;
+    let signals = listen(&runtime, foundation.signals)?;
     let mut inherited = Inherited::take()?;
     let endpoint = match inherited.take_admin(settings.admin.address.as_ref()) {
         Some(socket) => admin::Endpoint::take_over(&settings.admin, socket)?,
         None => admin::Endpoint::bind(&settings.admin)?,
     };
-    let mut server = Server::start_with(settings, &mut inherited)?;
-    drop(held);
+    let mut server = Server::start_with(settings, &mut inherited, foundation.log)?;
     server.audit(AuditEvent::Start, Actor::process(), None);
 
     let process = Arc::new(summary::process(settings, &server, started));
@@ -103,9 +112,9 @@ pub fn serve(settings: &Settings, reader: Reader) -> Result<(), ServeError> {
     runtime.block_on(control.run(signals, requests))
 }
 
-fn install_signals(runtime: &Runtime) -> Result<Signals, ServeError> {
+fn listen(runtime: &Runtime, signals: Signals) -> Result<Incoming, ServeError> {
     let _within = runtime.enter();
-    Signals::install().map_err(ServeError::Runtime)
+    signals.listen().map_err(ServeError::Runtime)
 }
 
 pub(super) struct Control {
@@ -117,6 +126,7 @@ pub(super) struct Control {
     pub(super) succession: Succession,
     pub(super) door: Door,
     memory: MemoryWatch,
+    stalls: StallWatch,
     /// A signal to stop has come; the next one means at once.
     is_told_to_stop: bool,
     /// When the process ends even if a worker does not.
@@ -138,6 +148,7 @@ impl Control {
     ) -> Self {
         Self {
             memory: MemoryWatch::new(server.pressure(), Arc::clone(&process.memory)),
+            stalls: StallWatch::default(),
             server,
             process,
             drain_timeout,
@@ -153,8 +164,10 @@ impl Control {
         }
     }
 
-    async fn run(mut self, mut signals: Signals, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {
+    async fn run(mut self, mut signals: Incoming, mut requests: Receiver<admin::Request>) -> Result<(), ServeError> {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        // When the process was stopped for a while, nothing that was counted meanwhile says anything.
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tickets = tokio::time::interval(MAINTENANCE_INTERVAL);
         let mut notices = self.server.take_notices();
         let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
@@ -168,13 +181,16 @@ impl Control {
                 Some((worker, notice)) = next(&mut notices) => self.note(worker, notice),
                 finished = self.reloads.prepared() => self.finish_reading(finished),
                 upgraded = self.succession.ended() => self.finish_upgrade(upgraded),
-                () = due(&mut watchdog) => notify::alive(),
+                () = due(&mut watchdog) => self.tell_alive(),
                 _ = tickets.tick() => {
-                    self.server.maintain_tickets();
+                    if let Some(change) = self.server.maintain_tickets() {
+                        self.server.audit(AuditEvent::TicketsRevoked, Actor::process(), Some(change));
+                    }
                     self.expiry.look_at(&self.server.settings().listeners, SystemTime::now());
                 }
                 _ = watch.tick() => {
                     self.memory.look(self.server.settings().memory_max_bytes);
+                    self.stalls.look(&self.process.workers);
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
                         return ended;
                     }
@@ -185,28 +201,33 @@ impl Control {
 
     fn obey(&mut self, asked: Asked) {
         match asked {
-            Asked::Stop(signal) if std::mem::replace(&mut self.is_told_to_stop, true) => self.stop(signal),
+            Asked::Stop(origin) if std::mem::replace(&mut self.is_told_to_stop, true) => {
+                self.stop(origin.signal, origin.actor());
+            }
             // After a drain that the admin endpoint began, the first signal changes nothing: service managers send it
             // behind their own drain request.
-            Asked::Stop(signal) => self.drain(signal),
-            Asked::Reload(signal) => self.reload(signal, None),
-            Asked::Upgrade(signal) => self.upgrade(signal),
+            Asked::Stop(origin) => self.drain(origin.signal, origin.actor()),
+            Asked::Reload(origin) => self.reload(origin.signal, origin.actor(), None),
+            Asked::Upgrade(origin) => self.upgrade(origin),
         }
     }
 
     fn grant(&mut self, request: admin::Request) {
         match request {
-            admin::Request::Drain(peer) => self.drain_by("admin", Actor::Admin(peer)),
-            admin::Request::Reload(peer, answer) => self.reload_by("admin", Actor::Admin(peer), Some(answer)),
+            admin::Request::Drain(peer) => self.drain("admin", Actor::Admin(peer)),
+            admin::Request::Reload(peer, answer) => self.reload("admin", Actor::Admin(peer), Some(answer)),
+        }
+    }
+
+    /// Tells systemd that the process is alive, unless a worker stands still: it restarts the process then.
+    fn tell_alive(&self) {
+        if self.process.worker_count(WorkerState::Stalled) == 0 {
+            notify::alive();
         }
     }
 
     /// Begins a drain, unless one has begun.
-    fn drain(&mut self, cause: &'static str) {
-        self.drain_by(cause, actor(cause));
-    }
-
-    fn drain_by(&mut self, cause: &'static str, by: Actor) {
+    fn drain(&mut self, cause: &'static str, by: Actor) {
         if self.process.phase.get() != Phase::Serving {
             return;
         }
@@ -218,10 +239,10 @@ impl Control {
         self.progress_due = Instant::now() + PROGRESS_INTERVAL;
     }
 
-    fn stop(&mut self, cause: &'static str) {
+    fn stop(&mut self, cause: &'static str, by: Actor) {
         if self.process.phase.get() != Phase::Stopping {
             tracing::warn!(%cause, open = self.process.connections_open(), "stopping: open connections are cut");
-            self.server.audit(AuditEvent::Stop, actor(cause), None);
+            self.server.audit(AuditEvent::Stop, by, None);
             self.process.phase.set(Phase::Stopping);
             self.end_within(Duration::ZERO);
         }
@@ -236,7 +257,7 @@ impl Control {
     /// Readiness off, before the first connection is refused.
     pub(super) fn begin_drain(&self, cause: &'static str) {
         self.process.phase.set(Phase::Draining);
-        let view = DrainView { cause, since: SystemTime::now(), timeout: self.drain_timeout };
+        let view = DrainView { cause, since: SystemTime::now(), since_at: Instant::now(), timeout: self.drain_timeout };
         self.process.drain.store(Some(Arc::new(view)));
     }
 
@@ -279,21 +300,14 @@ impl Control {
             Err(source) => ServeError::Worker { index, source },
         };
         self.process.workers[index].state.set(WorkerState::Failed);
+        self.server.forget_closed_sockets();
         tracing::error!(worker = index, workers_left = self.server.worker_count(), "{error}");
         // A worker that cannot start is a mistake that the operator has to see now; one that panicked has taken its
         // connections with it, and the others are worth more than a clean sheet.
         if matches!(error, ServeError::Worker { source: Ended::Failed(_), .. }) {
-            self.stop("a worker could not start");
+            self.stop("a worker could not start", Actor::process());
         }
         self.failure.get_or_insert(error);
-    }
-}
-
-/// Who stands behind a cause.
-pub(super) fn actor(cause: &'static str) -> Actor {
-    match cause.starts_with("SIG") {
-        true => Actor::Signal { signal: cause, pid: None, uid: None },
-        false => Actor::process(),
     }
 }
 
@@ -315,6 +329,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
+    use crate::server::signal::Origin;
     use crate::worker::WorkerError;
 
     type Thread = JoinHandle<Result<(), WorkerError>>;
@@ -327,6 +342,10 @@ mod tests {
             Ok(())
         };
         (sender, thread::spawn(run))
+    }
+
+    fn told(signal: &'static str) -> Asked {
+        Asked::Stop(Origin::unknown(signal))
     }
 
     fn failing() -> Thread {
@@ -366,7 +385,7 @@ mod tests {
         assert_eq!(control.process.phase.get(), Phase::Serving);
         assert_eq!(control.process.workers[0].state.get(), WorkerState::Running);
 
-        control.obey(Asked::Stop("SIGTERM"));
+        control.obey(told("SIGTERM"));
         drop(stop);
         let ended = watch(&mut control, |_| false).unwrap();
         assert!(matches!(ended, Err(ServeError::Worker { index: 1, source: Ended::Panicked })), "{ended:?}");
@@ -401,10 +420,10 @@ mod tests {
     fn second_signal_stops_at_once() {
         let (_stop, good) = idle();
         let mut control = control(vec![good]);
-        control.obey(Asked::Stop("SIGTERM"));
+        control.obey(told("SIGTERM"));
         let first = control.deadline.unwrap();
         assert_eq!(control.process.phase.get(), Phase::Draining);
-        control.obey(Asked::Stop("SIGINT"));
+        control.obey(told("SIGINT"));
         assert_eq!(control.process.phase.get(), Phase::Stopping);
         assert!(control.deadline.unwrap() < first);
     }
@@ -413,14 +432,14 @@ mod tests {
     fn first_signal_behind_an_admin_drain_keeps_its_deadline() {
         let (_stop, good) = idle();
         let mut control = control(vec![good]);
-        control.drain("admin");
+        control.drain("admin", Actor::process());
         let deadline = control.deadline;
-        control.drain("admin");
-        control.obey(Asked::Stop("SIGTERM"));
+        control.drain("admin", Actor::process());
+        control.obey(told("SIGTERM"));
         assert_eq!((control.process.phase.get(), control.deadline), (Phase::Draining, deadline));
-        control.obey(Asked::Stop("SIGTERM"));
+        control.obey(told("SIGTERM"));
         assert_eq!(control.process.phase.get(), Phase::Stopping);
-        control.drain("admin");
+        control.drain("admin", Actor::process());
         assert_eq!(control.process.phase.get(), Phase::Stopping);
     }
 
@@ -428,8 +447,8 @@ mod tests {
     fn worker_that_does_not_end_in_time_is_left_behind() {
         let (_stop, stuck) = idle();
         let mut control = control(vec![stuck]);
-        control.obey(Asked::Stop("SIGTERM"));
-        control.obey(Asked::Stop("SIGTERM"));
+        control.obey(told("SIGTERM"));
+        control.obey(told("SIGTERM"));
         let late = control.deadline.unwrap();
         assert!(control.look_after_workers(late - Duration::from_secs(1)).is_continue());
         let ended = control.look_after_workers(late);

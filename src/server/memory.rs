@@ -1,27 +1,78 @@
 //! The memory ceiling: how much the process uses, and which step of giving up that calls for.
+//!
+//! Where an allocation fails, the process ends: nothing can be done then. So the ceiling has to act before one does, and
+//! comes from the limits of the process, too, also from those that are set while it runs (prlimit(1)).
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::guard::{Pressure, PressureCell};
 use crate::telemetry::{MemoryMetrics, MemoryStep};
+
+/// What the allocator sets aside for each thread, and its stack: address space that is taken before it is used.
+const SET_ASIDE_BYTES_PER_THREAD: u64 = 34 << 20;
+/// How much of the limit of a cgroup the process may have in RAM, in hundredths: what the kernel holds for its sockets
+/// counts there, too.
+const CGROUP_SHARE: u64 = 75;
+/// Looks between two at the limits: they seldom change.
+const LOOKS_PER_READING: u32 = 10;
 
 /// Looks at the memory of the process.
 pub(super) struct MemoryWatch {
     pressure: PressureCell,
     metrics: Arc<MemoryMetrics>,
+    limits: Limits,
+    looks: u32,
+    ceiling: Option<Ceiling>,
+}
+
+/// How much the process may have in RAM, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ceiling {
+    bytes: u64,
+    source: &'static str,
+}
+
+/// The limits of the process; none where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Limits {
+    data: Option<u64>,
+    address_space: Option<u64>,
+    cgroup: Option<u64>,
+    threads: u64,
 }
 
 impl MemoryWatch {
     pub(super) fn new(pressure: PressureCell, metrics: Arc<MemoryMetrics>) -> Self {
-        Self { pressure, metrics }
+        Self { pressure, metrics, limits: Limits::default(), looks: 0, ceiling: None }
     }
 
-    /// Looks once, and publishes what it means. Without a ceiling memory is never short; a reload may take it away.
-    pub(super) fn look(&self, max_bytes: Option<u64>) {
-        let Some(max) = max_bytes else { return self.note(0, u64::MAX) };
-        if let Some(used) = MemoryMetrics::resident_bytes() {
-            self.note(used, max);
+    /// Looks once, and publishes what it means. Without any ceiling memory is never short; a reload may take it away.
+    pub(super) fn look(&mut self, configured: Option<u64>) {
+        if self.looks.is_multiple_of(LOOKS_PER_READING) {
+            self.limits = Limits::read();
         }
+        self.looks = self.looks.wrapping_add(1);
+        self.set_ceiling(self.limits.ceiling(configured));
+        let Some(ceiling) = self.ceiling else { return self.note(0, u64::MAX) };
+        if let Some(used) = MemoryMetrics::resident_bytes() {
+            self.note(used, ceiling.bytes);
+        }
+    }
+
+    fn set_ceiling(&mut self, ceiling: Option<Ceiling>) {
+        if let Some(Ceiling { bytes, source }) = ceiling
+            && self.ceiling.is_none_or(|before| before.bytes.abs_diff(bytes) > before.bytes / 10)
+        {
+            tracing::info!(max_mib = bytes >> 20, from = source, "memory has a ceiling");
+        }
+        let bytes = ceiling.map_or(0, |ceiling| ceiling.bytes);
+        self.metrics.ceiling.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.ceiling = ceiling;
     }
 
     fn note(&self, used: u64, max: u64) {
@@ -38,8 +89,9 @@ impl MemoryWatch {
             }
         }
         let (used_mib, max_mib) = (used >> 20, max >> 20);
+        let source = self.ceiling.map_or("server.memory_max", |ceiling| ceiling.source);
         if now > before {
-            tracing::warn!(used_mib, max_mib, "memory is short: {} (server.memory_max)", measure(now));
+            tracing::warn!(used_mib, max_mib, "memory is short: {} ({source})", measure(now));
         } else {
             tracing::info!(used_mib, max_mib, "memory is less short: {}", measure(now));
         }
@@ -61,7 +113,55 @@ fn measure(pressure: Pressure) -> &'static str {
     }
 }
 
+impl Limits {
+    fn read() -> Self {
+        let limit = |resource| match getrlimit(resource) {
+            Ok((soft, _)) if soft != libc::RLIM_INFINITY => Some(soft),
+            _ => None,
+        };
+        // A folder has a link for each folder in it, and two more: that of the tasks one for each thread.
+        let threads = fs::metadata("/proc/self/task").map_or(0, |tasks| tasks.nlink().saturating_sub(2));
+        Self {
+            data: limit(Resource::RLIMIT_DATA),
+            address_space: limit(Resource::RLIMIT_AS),
+            cgroup: fs::read_to_string("/proc/self/cgroup")
+                .ok()
+                .and_then(|text| cgroup_limit(&text, Path::new(CGROUP_ROOT))),
+            threads,
+        }
+    }
+
+    /// What they and the configuration come to: a limit at which allocations fail always counts, that of a cgroup where
+    /// nothing is configured.
+    fn ceiling(&self, configured: Option<u64>) -> Option<Ceiling> {
+        // Of a limit that is as low as this, half is left: there is no telling how the allocator gets along.
+        let left = |limit: u64| limit.saturating_sub(SET_ASIDE_BYTES_PER_THREAD * self.threads).max(limit / 2);
+        let share = |limit: u64| limit / 100 * CGROUP_SHARE;
+        [
+            (configured, "server.memory_max"),
+            (self.data.map(left), "RLIMIT_DATA of the process"),
+            (self.address_space.map(left), "RLIMIT_AS of the process"),
+            (self.cgroup.map(share).filter(|_| configured.is_none()), "memory.max of its cgroup"),
+        ]
+        .into_iter()
+        .filter_map(|(bytes, source)| Some(Ceiling { bytes: bytes?, source }))
+        .min_by_key(|ceiling| ceiling.bytes)
+    }
+}
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// The least `memory.max` of the cgroup that `/proc/self/cgroup` names, and of those above it (cgroup v2).
+fn cgroup_limit(membership: &str, root: &Path) -> Option<u64> {
+    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own: PathBuf = root.join(path);
+    let above = own.ancestors().take_while(|folder| folder.starts_with(root));
+    let limits = above.filter_map(|folder| fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok());
+    limits.min()
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 mod tests {
     use super::*;
     use crate::telemetry::Label;
@@ -85,13 +185,48 @@ mod tests {
 
     #[test]
     fn process_without_a_ceiling_is_never_short() {
-        let pressure = PressureCell::default();
-        let watch = MemoryWatch::new(pressure.clone(), Arc::default());
-        watch.look(None);
-        assert_eq!(pressure.get(), Pressure::None);
-        watch.look(Some(1));
-        assert_eq!(pressure.get(), Pressure::Idle, "the memory of this process is seen");
-        watch.look(None);
-        assert_eq!(pressure.get(), Pressure::None, "the ceiling is gone");
+        let (pressure, metrics) = (PressureCell::default(), Arc::<MemoryMetrics>::default());
+        let mut watch = MemoryWatch::new(pressure.clone(), Arc::clone(&metrics));
+        let mut look = |configured: Option<u64>| {
+            // Whatever limits the tests run under.
+            watch.looks = 1;
+            watch.look(configured);
+            (pressure.get(), metrics.ceiling.value())
+        };
+        assert_eq!(look(None), (Pressure::None, 0));
+        assert_eq!(look(Some(1)), (Pressure::Idle, 1), "the memory of this process is seen");
+        assert_eq!(look(None), (Pressure::None, 0), "the ceiling is gone");
+    }
+
+    #[test]
+    fn lowest_bound_counts_and_a_cgroup_only_where_nothing_is_configured() {
+        let mib = |count: u64| count << 20;
+        let limits = Limits { data: None, address_space: None, cgroup: Some(mib(1000)), threads: 4 };
+        let ceiling =
+            |limits: Limits, configured| limits.ceiling(configured).map(|found| (found.bytes >> 20, found.source));
+        assert_eq!(ceiling(Limits::default(), None), None);
+        assert_eq!(ceiling(limits, None), Some((750, "memory.max of its cgroup")));
+        assert_eq!(ceiling(limits, Some(mib(900))), Some((900, "server.memory_max")));
+        let limits = Limits { data: Some(mib(600)), address_space: Some(mib(2000)), ..limits };
+        assert_eq!(ceiling(limits, Some(mib(900))), Some((600 - 4 * 34, "RLIMIT_DATA of the process")));
+        assert_eq!(ceiling(limits, Some(mib(100))), Some((100, "server.memory_max")));
+        let low = Limits { data: Some(mib(100)), ..limits };
+        assert_eq!(ceiling(low, None), Some((50, "RLIMIT_DATA of the process")));
+    }
+
+    #[test]
+    fn limit_of_a_cgroup_is_the_least_on_the_way_up() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("system.slice/sluice.service");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("memory.max"), "max\n").unwrap();
+        let of = |membership: &str| cgroup_limit(membership, root.path());
+        assert_eq!(of("0::/system.slice/sluice.service\n"), None);
+        fs::write(root.path().join("system.slice/memory.max"), "4096\n").unwrap();
+        assert_eq!(of("1:name=systemd:/x\n0::/system.slice/sluice.service\n"), Some(4096));
+        fs::write(inner.join("memory.max"), "1024\n").unwrap();
+        assert_eq!(of("0::/system.slice/sluice.service\n"), Some(1024));
+        assert_eq!(of("4:memory:/docker\n"), None, "cgroup v1");
+        assert_eq!(of("0::/gone\n"), None);
     }
 }

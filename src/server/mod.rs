@@ -1,5 +1,6 @@
 //! The life of the process: listeners, workers, signals, reloads, upgrades.
 
+mod aside;
 mod confine;
 mod control;
 mod expiry;
@@ -14,6 +15,7 @@ mod settings;
 mod signal;
 mod snapshot;
 mod sockets;
+mod stall;
 mod start;
 mod succession;
 mod summary;
@@ -25,9 +27,10 @@ pub(crate) use limit::needed as descriptors_needed;
 pub(crate) use sockets::LISTEN_BACKLOG;
 
 pub use confine::{ConfineError, Confinement};
-pub use control::{ServeError, serve};
+pub use control::{Foundation, ServeError, serve};
 pub use handover::HandoverError;
 pub use inherit::InheritError;
 pub use logs::LogSettings;
 pub use settings::{CoreDumps, Reader, Reading, Sandbox, Settings, Unusable, User};
+pub use signal::Signals;
 pub use start::{Ended, Server, StartError};

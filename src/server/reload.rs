@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
-use super::control::{Control, actor};
+use super::aside;
+use super::control::Control;
 use super::notify;
 use super::settings::{Reader, Reading, Settings, Unusable};
 use super::snapshot::{Prepared, Swap};
@@ -23,11 +23,13 @@ use crate::worker::Notice;
 
 /// How long the answer to a reload waits for every worker to take the configuration up.
 const ADOPTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// When certificates are looked at again that could not be read for want of a thread.
+const SWAP_RETRY: Duration = Duration::from_secs(10);
 
 /// The reload under way, if there is one.
 pub(super) struct Reloads {
     reader: Reader,
-    preparing: Option<(Request, JoinHandle<Result<Ready, Unready>>)>,
+    preparing: Option<(Request, oneshot::Receiver<Result<Ready, Unready>>)>,
     adopting: Option<Adopting>,
     /// Those who asked meanwhile: what they changed may have been read already or not, so there will be another one.
     next: Option<Request>,
@@ -81,8 +83,7 @@ impl Reloads {
     /// Cancel safety: safe.
     pub(super) async fn prepared(&mut self) -> Finished {
         let Some((_, task)) = &mut self.preparing else { return future::pending().await };
-        Finished(task.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "reading the configuration panicked: this is a bug, please report it");
+        Finished(task.await.unwrap_or_else(|_panicked| {
             let reason = "reading the configuration panicked: this is a bug, please report it".to_owned();
             Err(Unready::Refused(Unusable { lines: vec![reason.clone()], rendered: reason }))
         }))
@@ -98,11 +99,7 @@ pub(super) struct Finished(Result<Ready, Unready>);
 
 impl Control {
     /// Begins a reload, or has one follow the one under way.
-    pub(super) fn reload(&mut self, cause: &'static str, answer: Option<oneshot::Sender<Reloaded>>) {
-        self.reload_by(cause, actor(cause), answer);
-    }
-
-    pub(super) fn reload_by(&mut self, cause: &'static str, by: Actor, answer: Option<oneshot::Sender<Reloaded>>) {
+    pub(super) fn reload(&mut self, cause: &'static str, by: Actor, answer: Option<oneshot::Sender<Reloaded>>) {
         let mut request = Request { cause, by, scope: Scope::Configuration, answers: answer.into_iter().collect() };
         let obstacle = match self.process.phase.get() {
             Phase::Serving if self.succession.is_under_way() => Some("an upgrade is under way"),
@@ -124,12 +121,20 @@ impl Control {
         notify::reloading();
         let reader = self.reloads.reader.clone();
         let known = self.server.capabilities().clone();
-        let task = tokio::task::spawn_blocking(move || {
+        let task = aside::run("reload", move || {
             let Reading { settings, warnings } = reader().map_err(Unready::Refused)?;
             let prepared = Prepared::prepare(settings, Some(known)).map_err(Unready::Failed)?;
             Ok(Ready { prepared, warnings, swaps: Vec::new() })
         });
-        self.reloads.preparing = Some((request, task));
+        match task {
+            Ok(task) => self.reloads.preparing = Some((request, task)),
+            Err(error) => {
+                let reason = format!(
+                    "no thread to read the configuration on: {error}; look at the limits of the service (TasksMax=, memory)"
+                );
+                self.end_reload(request, &Reloaded::Failed { reason });
+            }
+        }
     }
 
     /// Reads the certificates whose files have changed.
@@ -143,11 +148,17 @@ impl Control {
         let settings = self.server.settings().clone();
         let known = self.server.capabilities().clone();
         let read = self.watch.stamps().clone();
-        let task = tokio::task::spawn_blocking(move || {
+        let task = aside::run("certificates", move || {
             let (prepared, swaps) = Prepared::renew(settings, known, &read);
             Ok(Ready { prepared, warnings: Vec::new(), swaps })
         });
-        self.reloads.preparing = Some((request, task));
+        match task {
+            Ok(task) => self.reloads.preparing = Some((request, task)),
+            Err(error) => {
+                tracing::error!(%error, "certificate files changed, and no thread can be had to read them: tried again later");
+                self.watch.look_again_at(Instant::now() + SWAP_RETRY);
+            }
+        }
     }
 
     /// Puts in service what was read, if it can be.
@@ -195,16 +206,24 @@ impl Control {
 
     fn publish(&mut self, request: Request, Ready { prepared, mut warnings, .. }: Ready) {
         warnings.extend(needs_restart(self.server.settings(), &prepared.settings));
+        let tickets_before = self.server.settings().tickets.clone();
         let generation = match self.server.publish(prepared) {
             Ok(generation) => generation,
             Err(error) => return self.end_reload(request, &Reloaded::Failed { reason: error.to_string() }),
         };
         self.server.store_sockets();
         self.watch.follow(self.server.stamps().clone());
-        if request.scope == Scope::Configuration
-            && let Err(error) = self.server.reread_tickets()
-        {
-            warnings.push(format!("ticket ring: {error}; the former keys stay in use"));
+        let tickets = &self.server.settings().tickets;
+        if (&tickets.ring, &tickets.key_files) != (&tickets_before.ring, &tickets_before.key_files) {
+            let change = "other ticket keys are configured: tickets of the former ones are refused".to_owned();
+            self.server.audit(AuditEvent::TicketsRevoked, request.by.clone(), Some(change));
+        }
+        if request.scope == Scope::Configuration {
+            match self.server.reread_tickets() {
+                Ok(Some(change)) => self.server.audit(AuditEvent::TicketsRevoked, request.by.clone(), Some(change)),
+                Ok(None) => {}
+                Err(error) => warnings.push(format!("ticket ring: {error}; the former keys stay in use")),
+            }
         }
         self.drain_timeout = self.server.settings().drain_timeout;
         self.process.configuration.store(Arc::clone(&self.server.settings().shown));
@@ -298,7 +317,7 @@ impl Control {
         request.answer(outcome);
         match self.reloads.next.take() {
             Some(next) => {
-                self.reload_by(next.cause, next.by.clone(), None);
+                self.reload(next.cause, next.by.clone(), None);
                 match &mut self.reloads.preparing {
                     Some((request, _)) => request.answers.extend(next.answers),
                     None => next.answer(&Reloaded::Failed { reason: "the process is about to end".to_owned() }),
@@ -330,6 +349,9 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<String> {
     }
     if before.workers.steering != after.workers.steering {
         keys.push("workers.steering");
+    }
+    if before.logs.process.format != after.logs.process.format {
+        keys.push("log.format");
     }
     if before.admin != after.admin {
         keys.push("[admin]");

@@ -89,8 +89,9 @@ impl Settings {
             Some(admin::Address::Unix(path)) => Some(path),
             _ => None,
         };
-        let logs = [&self.logs.access.target, &self.logs.audit.copy].into_iter().filter_map(|target| match target {
-            Some(Target::File(path)) => Some(path),
+        let targets = self.logs.access.target.iter().chain(&self.logs.audit.copy).chain([&self.logs.process.target]);
+        let logs = targets.filter_map(|target| match target {
+            Target::File(path) => Some(path),
             _ => None,
         });
         let files = self.tickets.ring.iter().chain(socket).chain(&self.logs.audit.file).chain(logs);

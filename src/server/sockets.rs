@@ -63,7 +63,7 @@ impl Sockets {
                 None => {
                     self.next += 1;
                     let sockets = inherited.take_listeners(listener.address);
-                    Place::Fresh(Group::bind(SocketGroup(self.next), listener, worker_count, sockets)?)
+                    Place::Fresh(Group::bind(self.next, listener, worker_count, sockets)?)
                 }
             };
             places.push(place);
@@ -110,6 +110,24 @@ impl Sockets {
         self.groups.iter().map(twins).collect()
     }
 
+    /// Closes the twins of sockets that listen no more, as a failed worker leaves its own: neither a successor nor systemd's
+    /// store is to have them.
+    pub(super) fn forget_closed(&mut self) {
+        let mut is_stale = false;
+        for group in &mut self.groups {
+            let before = group.sockets.len();
+            group.sockets.retain(socket::is_listening);
+            if group.sockets.len() < before && self.stored.remove(&group.name()) {
+                notify::forget(&group.name());
+                is_stale = true;
+            }
+        }
+        // All sockets of an address have one name in the store: those that are left go back.
+        if is_stale {
+            self.store();
+        }
+    }
+
     /// Closes every twin: when the workers close theirs, the sockets are gone.
     pub(super) fn close(&mut self) {
         self.groups.clear();
@@ -149,7 +167,7 @@ impl Group {
 
     /// The inherited sockets in their order, and behind them as many new ones as workers go without.
     fn bind(
-        id: SocketGroup,
+        number: u64,
         listener: &ListenerSettings,
         worker_count: usize,
         mut sockets: Vec<OwnedFd>,
@@ -174,6 +192,7 @@ impl Group {
             address.set_port(local_port(&socket).map_err(error)?);
             sockets.push(socket);
         }
+        let id = SocketGroup { number, is_shared: sockets.len() < worker_count };
         Ok(Self { id, configured, address, sockets })
     }
 }

@@ -21,7 +21,8 @@ use crate::guard::{Clients, PressureCell};
 use crate::ktls;
 use crate::telemetry::access::AccessRing;
 use crate::telemetry::audit::{Actor, AuditEvent, CertificateFact};
-use crate::telemetry::{ListenerView, RingTelemetry, SnapshotView, WorkerMetrics};
+use crate::telemetry::diagnostics::DiagnosticsHandle;
+use crate::telemetry::{ListenerView, PulseCell, RingTelemetry, SnapshotView, WorkerMetrics};
 use crate::ticket::KeeperError;
 use crate::tls;
 use crate::tls::client_auth::ClientAuthError;
@@ -35,6 +36,7 @@ pub struct Server {
     /// None where the worker has ended and [`Server::reap`] has told how.
     workers: Vec<Option<worker::Handle>>,
     metrics: Vec<Arc<WorkerMetrics>>,
+    pulses: Vec<Arc<PulseCell>>,
     ring: Ring,
     /// What is in service, with what a start has settled for the life of the process.
     settings: Settings,
@@ -120,11 +122,15 @@ impl Server {
     /// [`StartError`]; nothing is left running then. What fails on a worker's own thread comes out of
     /// [`Server::wait`].
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        Self::start_with(settings, &mut Inherited::default())
+        Self::start_with(settings, &mut Inherited::default(), None)
     }
 
     /// Takes what is inherited, binds every listener that is left, then starts every worker.
-    pub(super) fn start_with(settings: &Settings, inherited: &mut Inherited) -> Result<Self, StartError> {
+    pub(super) fn start_with(
+        settings: &Settings,
+        inherited: &mut Inherited,
+        process_log: Option<DiagnosticsHandle>,
+    ) -> Result<Self, StartError> {
         let prepared = Prepared::prepare(settings.clone(), None)?;
         let (ring, ring_error) = worker::choose_ring(settings.workers.io)?;
         if let Some(error) = ring_error {
@@ -139,12 +145,13 @@ impl Server {
         let snapshot = Arc::new(snapshot(FIRST_GENERATION, &prepared, &change.groups(), &mut tickets, clients)?);
         tickets.maintain();
         let addresses = sockets.apply(change);
-        let (logs, access_rings) = Logs::start(settings, worker_count).map_err(StartError::Logs)?;
+        let (logs, access_rings) = Logs::start(settings, worker_count, process_log).map_err(StartError::Logs)?;
         let (sender, notices) = mpsc::unbounded_channel();
         let mut server = Self {
             stamps: prepared.stamps,
             workers: Vec::new(),
             metrics: (0..worker_count).map(|_| Arc::default()).collect(),
+            pulses: (0..worker_count).map(|_| Arc::default()).collect(),
             ring,
             settings: prepared.settings,
             snapshot,
@@ -180,6 +187,7 @@ impl Server {
             snapshot: Arc::clone(&self.snapshot),
             sockets,
             metrics: Arc::clone(&self.metrics[index]),
+            pulse: Arc::clone(&self.pulses[index]),
             access_log,
             notices: Notices { worker: index, sender: sender.clone() },
             pressure: self.pressure.clone(),
@@ -202,7 +210,9 @@ impl Server {
         prepared.settings.user.clone_from(&self.settings.user);
         prepared.settings.sandbox = self.settings.sandbox;
         prepared.settings.core_dumps = self.settings.core_dumps;
-        let worker_count = self.settings.workers.cpus.len();
+        // A worker that has ended gets no sockets: the kernel would give connections to them.
+        let living: Vec<_> = self.workers.iter().flatten().map(|worker| worker.mailbox.clone()).collect();
+        let worker_count = living.len().max(1);
 
         let mut other_tickets = self.tickets.reopen(&prepared.settings.tickets)?;
         let tickets = other_tickets.as_mut().unwrap_or(&mut self.tickets);
@@ -228,10 +238,8 @@ impl Server {
         self.stamps = prepared.stamps;
         self.snapshot = snapshot;
         self.published = SystemTime::now();
-        for (worker, sockets) in self.workers.iter().zip(shares) {
-            if let Some(worker) = worker {
-                worker.mailbox.send(Command::Adopt { snapshot: Arc::clone(&self.snapshot), sockets });
-            }
+        for (mailbox, sockets) in living.iter().zip(shares) {
+            mailbox.send(Command::Adopt { snapshot: Arc::clone(&self.snapshot), sockets });
         }
         Ok(generation)
     }
@@ -303,22 +311,27 @@ impl Server {
         self.tickets.telemetry()
     }
 
-    /// Keeps the ticket ring up to date with the clock and its file.
-    pub fn maintain_tickets(&mut self) {
-        self.tickets.maintain();
+    /// Keeps the ticket ring up to date with the clock and its file. Says when that ended the tickets that were out.
+    pub fn maintain_tickets(&mut self) -> Option<String> {
+        self.tickets.maintain()
     }
 
-    /// Looks at the file of the ticket ring at once.
+    /// Looks at the file of the ticket ring at once. Says when that ended the tickets that were out.
     ///
     /// # Errors
     /// [`KeeperError`]; the former keys stay in use.
-    pub(super) fn reread_tickets(&mut self) -> Result<(), KeeperError> {
+    pub(super) fn reread_tickets(&mut self) -> Result<Option<String>, KeeperError> {
         self.tickets.reread()
     }
 
     /// The counters of each worker.
     pub fn metrics(&self) -> &[Arc<WorkerMetrics>] {
         &self.metrics
+    }
+
+    /// Where each worker shows that it goes on.
+    pub(super) fn pulses(&self) -> &[Arc<PulseCell>] {
+        &self.pulses
     }
 
     /// Tells every worker to stop accepting, and to end when its connections have ended or the time is over. Called
@@ -328,6 +341,11 @@ impl Server {
         for worker in self.workers.iter().flatten() {
             worker.mailbox.send(Command::Drain { timeout, queued: Queued::Accept });
         }
+    }
+
+    /// Lets go of the sockets that a failed worker has closed for good: nobody is to inherit them.
+    pub(super) fn forget_closed_sockets(&mut self) {
+        self.sockets.forget_closed();
     }
 
     /// Has systemd keep the sockets for the next process.
@@ -416,6 +434,7 @@ impl Server {
         let workers: Vec<_> = threads.into_iter().map(|thread| Some(worker::Handle::over_thread(thread))).collect();
         Self {
             metrics: workers.iter().map(|_| Arc::default()).collect(),
+            pulses: workers.iter().map(|_| Arc::default()).collect(),
             ring: Ring::Epoll,
             settings: Settings::sample(workers.len()),
             snapshot: Arc::new(Snapshot {
@@ -433,7 +452,7 @@ impl Server {
             addresses: Vec::new(),
             stamps: Stamps::default(),
             tickets: Tickets::none(),
-            logs: Logs::start(&Settings::sample(workers.len()), 0).unwrap().0,
+            logs: Logs::start(&Settings::sample(workers.len()), 0, None).unwrap().0,
             notices: None,
             pressure: PressureCell::default(),
             workers,

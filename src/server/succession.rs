@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::sync::oneshot::Receiver;
+use tokio::task::AbortHandle;
 
-use super::control::{Control, PROGRESS_INTERVAL, actor};
+use super::aside;
+use super::control::{Control, PROGRESS_INTERVAL};
 use super::handover;
 use super::notify;
+use super::signal::Origin;
 use super::upgrade::{Invocation, UpgradeError};
 use crate::admin;
 use crate::telemetry::audit::AuditEvent;
@@ -20,10 +23,10 @@ pub(super) struct Succession {
     invocation: Invocation,
     /// Where the predecessor waits for word that this process serves.
     predecessor: Option<OwnedFd>,
-    /// The upgrade under way.
-    upgrade: Option<JoinHandle<Result<u32, UpgradeError>>>,
+    /// The upgrade under way, and who asked for it.
+    upgrade: Option<(Origin, Receiver<Result<u32, UpgradeError>>)>,
     /// Asked for during a reload, which goes first.
-    is_wanted: bool,
+    wanted: Option<Origin>,
 }
 
 /// The admin endpoint: served at once, or when this process has taken over, and no more when another one has.
@@ -37,7 +40,7 @@ pub(super) struct Door {
 
 impl Succession {
     pub(super) fn new(invocation: Invocation, predecessor: Option<OwnedFd>) -> Self {
-        Self { invocation, predecessor, upgrade: None, is_wanted: false }
+        Self { invocation, predecessor, upgrade: None, wanted: None }
     }
 
     /// Whether a successor is being started.
@@ -48,11 +51,11 @@ impl Succession {
     /// Waits until the upgrade under way has come to an end; forever where there is none.
     ///
     /// Cancel safety: safe.
-    pub(super) async fn ended(&mut self) -> Result<u32, UpgradeError> {
-        let Some(task) = &mut self.upgrade else { return std::future::pending().await };
-        let result = task.await.unwrap_or_else(|panic| Err(UpgradeError::Panicked(panic.to_string())));
+    pub(super) async fn ended(&mut self) -> (Origin, Result<u32, UpgradeError>) {
+        let Some((origin, result)) = &mut self.upgrade else { return std::future::pending().await };
+        let ended = (*origin, result.await.unwrap_or(Err(UpgradeError::Panicked)));
         self.upgrade = None;
-        result
+        ended
     }
 }
 
@@ -112,39 +115,43 @@ impl Control {
     }
 
     /// Starts a successor; behind a reload, if there is one.
-    pub(super) fn upgrade(&mut self, cause: &'static str) {
+    pub(super) fn upgrade(&mut self, origin: Origin) {
+        let cause = origin.signal;
         if self.process.phase.get() != Phase::Serving || self.succession.is_under_way() {
             tracing::warn!(%cause, "no upgrade: one is under way, or the process is about to end");
             return;
         }
         if self.reloads.is_busy() || self.process.worker_count(WorkerState::Starting) > 0 {
-            self.succession.is_wanted = true;
+            self.succession.wanted = Some(origin);
             return;
         }
         tracing::info!(%cause, executable = %self.succession.invocation.executable().display(), "upgrading");
         let mut handover = match self.server.handover() {
             Ok(handover) => handover,
-            Err(error) => return self.note_failed_upgrade(&UpgradeError::Twins(error)),
+            Err(error) => return self.note_failed_upgrade(origin, &UpgradeError::Twins(error)),
         };
         let twin = self.door.twin.as_ref();
         handover.admin = twin.and_then(|(address, twin)| Some((address.clone(), twin.socket().try_clone().ok()?)));
         let invocation = self.succession.invocation.clone();
-        self.succession.upgrade = Some(tokio::task::spawn_blocking(move || invocation.upgrade(&handover)));
+        match aside::run("upgrade", move || invocation.upgrade(&handover)) {
+            Ok(result) => self.succession.upgrade = Some((origin, result)),
+            Err(error) => self.note_failed_upgrade(origin, &UpgradeError::Thread(error)),
+        }
     }
 
     /// Begins the upgrade that waited for a reload.
     pub(super) fn look_after_upgrade(&mut self) {
         let is_free = !self.reloads.is_busy() && self.process.worker_count(WorkerState::Starting) == 0;
-        if is_free && std::mem::take(&mut self.succession.is_wanted) {
-            self.upgrade("SIGUSR2");
+        if is_free && let Some(origin) = self.succession.wanted.take() {
+            self.upgrade(origin);
         }
     }
 
     /// Drains where a successor serves, and serves on where there is none.
-    pub(super) fn finish_upgrade(&mut self, result: Result<u32, UpgradeError>) {
+    pub(super) fn finish_upgrade(&mut self, (origin, result): (Origin, Result<u32, UpgradeError>)) {
         let pid = match result {
             Ok(pid) => pid,
-            Err(error) => return self.note_failed_upgrade(&error),
+            Err(error) => return self.note_failed_upgrade(origin, &error),
         };
         notify::main_pid(pid);
         self.door.close();
@@ -154,7 +161,7 @@ impl Control {
             return self.server.hand_over(self.drain_timeout);
         }
         let (open, timeout) = (self.process.connections_open(), self.drain_timeout);
-        self.server.audit(AuditEvent::Upgrade, actor("SIGUSR2"), Some(format!("process {pid} took over")));
+        self.server.audit(AuditEvent::Upgrade, origin.actor(), Some(format!("process {pid} took over")));
         tracing::info!(pid, open, ?timeout, "upgraded: the new process accepts, open connections may go on here");
         self.begin_drain("upgrade");
         self.server.hand_over(timeout);
@@ -162,8 +169,8 @@ impl Control {
         self.progress_due = Instant::now() + PROGRESS_INTERVAL;
     }
 
-    fn note_failed_upgrade(&mut self, error: &UpgradeError) {
-        self.server.audit(AuditEvent::UpgradeRefused, actor("SIGUSR2"), Some(error.to_string()));
+    fn note_failed_upgrade(&mut self, origin: Origin, error: &UpgradeError) {
+        self.server.audit(AuditEvent::UpgradeRefused, origin.actor(), Some(error.to_string()));
         self.process.reloads.upgrades_failed.increment();
         tracing::error!("upgrade failed: {error}; this process serves on");
     }

@@ -18,10 +18,11 @@ use crate::worker::Ring;
 /// The facts about a process whose workers have just been started.
 pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime, Instant)) -> Process {
     let (driver, ring_flags) = driver_and_flags(server.ring());
-    let worker = |(cpu, metrics): (&usize, &Arc<_>)| WorkerView {
+    let worker = |((cpu, metrics), pulse): ((&usize, &Arc<_>), &Arc<_>)| WorkerView {
         cpu: *cpu,
         metrics: Arc::clone(metrics),
         state: WorkerStateCell::new(),
+        pulse: Arc::clone(pulse),
         generation: GenerationCell::default(),
     };
     Process {
@@ -32,7 +33,7 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         ring_flags,
         started: started.0,
         started_at: started.1,
-        workers: settings.workers.cpus.iter().zip(server.metrics()).map(worker).collect(),
+        workers: settings.workers.cpus.iter().zip(server.metrics()).zip(server.pulses()).map(worker).collect(),
         snapshot: ArcSwap::from_pointee(server.view()),
         reloads: ReloadView::default(),
         ticket_ring: server.ticket_ring(),

@@ -107,30 +107,52 @@ impl Tickets {
         Arc::clone(&self.telemetry)
     }
 
-    /// Looks at every file at once, changed or not. An error has been counted; the former keys stay in use.
-    pub(super) fn reread(&mut self) -> Result<(), KeeperError> {
-        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+    /// Looks at every file at once, changed or not; says when that ended the tickets that were out. An error has been
+    /// counted; the former keys stay in use.
+    pub(super) fn reread(&mut self) -> Result<Option<String>, KeeperError> {
+        let Some(keeper) = &mut self.keeper else { return Ok(None) };
         let done = keeper.reload_at(now())?;
         self.log_done(&done);
-        Ok(())
+        Ok(self.revocation(done.change))
     }
 
-    /// Ratchets the ring with the clock and follows its file; to be called each [`MAINTENANCE_INTERVAL`].
-    pub(super) fn maintain(&mut self) {
+    /// Ratchets the ring with the clock and follows its file; to be called each [`MAINTENANCE_INTERVAL`]. Says when a
+    /// change of the file ended the tickets that were out.
+    pub(super) fn maintain(&mut self) -> Option<String> {
         let now = now();
         let Some(keeper) = &mut self.keeper else {
             if self.telemetry.status().source != KeySource::None {
                 self.telemetry.publish(RingStatus::default());
             }
-            return;
+            return None;
         };
         if !keeper.is_due_at(now) {
-            return;
+            return None;
         }
         match keeper.maintain_at(now) {
-            Ok(done) => self.log_done(&done),
-            Err(error) => self.complain(&error, "ticket ring: the former keys stay in use"),
+            Ok(done) => {
+                self.log_done(&done);
+                self.revocation(done.change)
+            }
+            Err(error) => {
+                self.complain(&error, "ticket ring: the former keys stay in use");
+                None
+            }
         }
+    }
+
+    /// What to take note of for good: that every ticket from before is refused, and by which ring.
+    fn revocation(&self, change: RingChange) -> Option<String> {
+        let what = match change {
+            RingChange::Revoked => "revoked",
+            RingChange::Replaced => "another ring is in the file",
+            RingChange::None | RingChange::Followed { .. } | RingChange::KeptOurs { .. } => return None,
+        };
+        let status = self.telemetry.status();
+        let facts = status.ring.as_ref();
+        let generation = facts.map_or_else(String::new, |facts| format!(" {}", facts.generation));
+        let fingerprint = facts.and_then(|facts| facts.fingerprint.as_deref()).unwrap_or("unknown");
+        Some(format!("{what}: every ticket from before is refused; generation{generation}, ring {fingerprint}"))
     }
 
     fn log_done(&mut self, done: &Maintenance) {

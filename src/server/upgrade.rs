@@ -36,8 +36,10 @@ pub(super) struct Invocation {
 pub(super) enum UpgradeError {
     #[error("listening sockets cannot be shared: {0}")]
     Twins(io::Error),
-    #[error("a bug, please report it: {0}")]
-    Panicked(String),
+    #[error("starting the new process panicked: this is a bug, please report it")]
+    Panicked,
+    #[error("no thread to wait for the new process on: {0}; look at the limits of the service (TasksMax=, memory)")]
+    Thread(io::Error),
     #[error("no channel to the new process: {0}")]
     Channel(io::Error),
     #[error("{} cannot be started: {source}", executable.display())]

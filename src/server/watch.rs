@@ -116,6 +116,11 @@ impl Watch {
         self.stamps.has_changed()
     }
 
+    /// Has the files looked at once more then, as if they had changed a moment before.
+    pub(super) fn look_again_at(&mut self, when: Instant) {
+        self.notice(when);
+    }
+
     fn read_events(&mut self, now: Instant) {
         let Some(inotify) = &self.inotify else { return };
         // Which ones does not matter, nor that some may have been lost.

@@ -6,6 +6,7 @@ pub mod cmsg;
 pub mod handover;
 pub mod kdf;
 pub mod openssl_ext;
+pub mod signal;
 pub mod socket;
 pub mod splice;
 pub mod ssl;

@@ -265,6 +265,11 @@ pub fn reset(socket: OwnedFd) {
     let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
+/// Whether connections can still be accepted from a socket that was made to listen.
+pub fn is_listening(socket: &OwnedFd) -> bool {
+    socket2::SockRef::from(socket).is_listener().unwrap_or(false)
+}
+
 /// Makes a listening socket of another process like those of [`listen()`], and gives its address.
 ///
 /// # Errors

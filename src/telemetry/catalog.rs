@@ -83,7 +83,8 @@ impl Metric {
 
 /// Every metric: those of the process, then those of the workers, each in the order of the exposition.
 pub fn all() -> Vec<Metric> {
-    let (memory_steps, _) = memory_steps(&MemoryMetrics::default());
+    let memory = MemoryMetrics::default();
+    let ((memory_ceiling, _), (memory_steps, _)) = (memory_ceiling(&memory), memory_steps(&memory));
     let ticket_ring = ticket_ring(&RingTelemetry::default()).into_iter().map(|(metric, _)| metric);
     let (log_lines, _) = log_lines(&LogCounters::default());
     let kernel_tls = Statistics::default();
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Metric> {
         workers(),
         worker_connections_open(),
         resident_memory(),
+        memory_ceiling,
         memory_pressure(),
         memory_steps,
     ];
@@ -144,14 +146,14 @@ pub(super) fn log_lines_dropped() -> Metric {
         subject: "sluice_log_lines_dropped",
         unit: None,
         kind: MetricKind::Counter,
-        help: "Log lines dropped because standard error was not read fast enough",
+        help: "Lines of the log of the process dropped because its output did not take them fast enough",
         labels: Vec::new(),
     }
 }
 
-/// What became of the lines of the other logs.
+/// What became of the lines that were to be written.
 pub(super) fn log_lines(counters: &LogCounters) -> (Metric, Vec<Sample>) {
-    let help = "Lines of the access log and of the audit log, by what became of them";
+    let help = "Lines of the log of the process, the access log and the audit log, by what became of them";
     read("sluice_log_lines", help, &counters.lines)
 }
 
@@ -249,21 +251,28 @@ pub(super) fn resident_memory() -> Metric {
     }
 }
 
+/// The ceiling in force.
+pub(super) fn memory_ceiling(metrics: &MemoryMetrics) -> (Metric, Vec<Sample>) {
+    let help = "Memory that the process may have in RAM: server.memory_max, or what the limits of the process leave; 0 \
+                for no bound";
+    in_unit(Unit::Bytes, read("sluice_memory_ceiling", help, &metrics.ceiling))
+}
+
 /// How short memory is.
 pub(super) fn memory_pressure() -> Metric {
     Metric {
         subject: "sluice_memory_pressure",
         unit: None,
         kind: MetricKind::Gauge,
-        help: "Steps that are in force because memory is near server.memory_max: 1 no large buffers, 2 nor new \
-               connections, 3 idle connections are closed, too",
+        help: "Steps that are in force because memory is near its ceiling: 1 no large buffers, 2 nor new connections, 3 \
+               idle connections are closed, too",
         labels: Vec::new(),
     }
 }
 
 /// What was given up.
 pub(super) fn memory_steps(metrics: &MemoryMetrics) -> (Metric, Vec<Sample>) {
-    let help = "Times that memory came so near to server.memory_max that this was given up";
+    let help = "Times that memory came so near to its ceiling that this was given up";
     read("sluice_memory_steps", help, &metrics.steps)
 }
 
@@ -342,13 +351,13 @@ pub(super) fn workers() -> Metric {
         subject: "sluice_workers",
         unit: None,
         kind: MetricKind::Gauge,
-        help: "Workers by state; a failed worker has ended although nobody asked it to",
+        help: "Workers by state; a stalled worker stands still, a failed one has ended although nobody asked it to",
         labels: vec![LabelSet { name: "state", values: LabelValues::Closed(WORKER_STATES.to_vec()) }],
     }
 }
 
-/// The states of a worker, as labels: sets itself up, runs, has drained, has ended unexpectedly.
-pub(super) const WORKER_STATES: [&str; 4] = ["starting", "running", "drained", "failed"];
+/// The states of a worker, as labels: sets itself up, runs, stands still, has drained, has ended unexpectedly.
+pub(super) const WORKER_STATES: [&str; 5] = ["starting", "running", "stalled", "drained", "failed"];
 
 /// The balance of the workers.
 pub(super) fn worker_connections_open() -> Metric {

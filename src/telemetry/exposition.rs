@@ -74,6 +74,7 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
         (catalog::resident_memory(), vec![sample([], MemoryMetrics::resident_bytes().unwrap_or_default().into())]),
+        catalog::memory_ceiling(&process.memory),
         (catalog::memory_pressure(), vec![sample([], process.memory.pressure.value().into())]),
         catalog::memory_steps(&process.memory),
     ];

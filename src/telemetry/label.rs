@@ -154,8 +154,10 @@ label_enum! {
 }
 
 label_enum! {
-    /// A log of records, beside the log of the process itself.
+    /// A log.
     pub enum LogName as "log" {
+        /// The log of the process itself.
+        Process = "process",
         /// The access log.
         Access = "access",
         /// The audit log.

@@ -22,6 +22,8 @@ pub struct MemoryMetrics {
     pub pressure: Gauge,
     /// Times that each step was reached.
     pub steps: ByLabel<MemoryStep>,
+    /// The ceiling that is in force, in bytes; 0 where there is none.
+    pub ceiling: Gauge,
 }
 
 impl MemoryMetrics {

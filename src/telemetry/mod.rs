@@ -24,8 +24,8 @@ pub use label::{
 };
 pub use memory::{MemoryMetrics, MemoryStep};
 pub use process::{
-    DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, SnapshotView, WorkerState,
-    WorkerStateCell, WorkerView,
+    DrainView, GenerationCell, KernelTlsView, ListenerView, Phase, PhaseCell, Process, PulseCell, SnapshotView,
+    WorkerState, WorkerStateCell, WorkerView,
 };
 pub use reload::{LastReload, ReloadResult, ReloadView, SwapResult};
 pub use ticket::{

@@ -63,8 +63,10 @@ pub struct Process {
 pub struct DrainView {
     /// Who asked for it.
     pub cause: &'static str,
-    /// When it began.
+    /// When it began, by the clock on the wall.
     pub since: SystemTime,
+    /// When it began, by the clock that is never set.
+    pub since_at: Instant,
     /// How long open connections may take.
     pub timeout: Duration,
 }
@@ -89,6 +91,8 @@ pub struct WorkerView {
     pub metrics: Arc<WorkerMetrics>,
     /// Whether it is there.
     pub state: WorkerStateCell,
+    /// Whether it goes on.
+    pub pulse: Arc<PulseCell>,
     /// The generation of the configuration that it serves; 0 until it serves.
     pub generation: GenerationCell,
 }
@@ -135,6 +139,8 @@ pub enum WorkerState {
     Starting,
     /// It serves.
     Running,
+    /// It serves, but has stood still for a while.
+    Stalled,
     /// It has ended because it was told to.
     Drained,
     /// It has ended although nobody asked it to.
@@ -152,6 +158,10 @@ pub struct WorkerStateCell(AtomicU8);
 /// A generation that one thread writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct GenerationCell(AtomicU64);
+
+/// The turns of a worker's wheel: one thread counts them, and any thread sees whether there are more.
+#[derive(Debug, Default)]
+pub struct PulseCell(AtomicU64);
 
 impl Process {
     /// Client connections open now, over all workers.
@@ -186,7 +196,7 @@ impl Phase {
 
 impl WorkerState {
     /// Every state, in the order of the labels.
-    pub const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Drained, Self::Failed];
+    pub const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::Stalled, Self::Drained, Self::Failed];
 
     /// The name in the status and the metrics.
     pub fn name(self) -> &'static str {
@@ -254,6 +264,18 @@ impl GenerationCell {
     }
 }
 
+impl PulseCell {
+    /// Counts a turn.
+    pub fn turn(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The turns so far.
+    pub fn turns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[cfg(test)]
 impl Process {
     /// A process with `worker_count` running workers and one listener, for tests.
@@ -263,6 +285,7 @@ impl Process {
                 cpu,
                 metrics: Arc::default(),
                 state: WorkerStateCell::new(),
+                pulse: Arc::default(),
                 generation: GenerationCell::default(),
             };
             view.state.set(WorkerState::Running);

@@ -59,7 +59,7 @@ pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<Wor
         let Ok(accepted) = acceptor.accept() else { break };
         start(accepted, &station, &worker);
     }
-    if worker.is_winding_up() {
+    if worker.is_winding_up() && !station.is_shared() {
         // The control thread holds the socket, too: open and with nobody to accept, it would go on getting its share.
         acceptor.shut_down();
     }

@@ -35,7 +35,7 @@ use crate::backend;
 use crate::guard::PressureCell;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
 use crate::telemetry::access::AccessRing;
-use crate::telemetry::{CloseReason, TicketCounters, WorkerMetrics};
+use crate::telemetry::{CloseReason, PulseCell, TicketCounters, WorkerMetrics};
 use crate::timer;
 use context::WorkerContext;
 pub use mailbox::{Command, Mailbox, Notice, Notices, Queued};
@@ -65,6 +65,8 @@ pub struct Plan {
     pub pressure: PressureCell,
     /// Its counters.
     pub metrics: Arc<WorkerMetrics>,
+    /// Where it shows that it goes on.
+    pub pulse: Arc<PulseCell>,
     /// Its end of the access log.
     pub access_log: AccessRing,
     /// Where it says what has become of it.
@@ -147,7 +149,7 @@ fn run(plan: Plan, slot: mailbox::Slot) -> Result<(), WorkerError> {
     let served = std::panic::catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             let inbox = slot.open().map_err(start_error)?;
-            monoio::spawn(turn_wheel(Rc::clone(&worker), plan.pressure, index));
+            monoio::spawn(turn_wheel(Rc::clone(&worker), plan.pressure, plan.pulse, index));
             monoio::spawn(recess::run(Recess::new().map_err(start_error)?, Rc::clone(&worker)));
             let mut stations = Stations::new(Rc::clone(&worker), index, (plan.steering, plan.cpu));
             stations.adopt(&plan.snapshot, plan.sockets)?;
@@ -218,10 +220,11 @@ async fn move_deadline(watch: Rc<timer::Watch>, inbox: mailbox::Inbox) {
 }
 
 /// Turns the wheel of deadlines, obeys the memory of the process, and gives back what is not needed any more.
-async fn turn_wheel(worker: Rc<WorkerContext>, pressure: PressureCell, index: usize) {
+async fn turn_wheel(worker: Rc<WorkerContext>, pressure: PressureCell, pulse: Arc<PulseCell>, index: usize) {
     let mut reclaim = Reclaim::new(Instant::now());
     loop {
         monoio::time::sleep(timer::TICK).await;
+        pulse.turn();
         let now = Instant::now();
         worker.wheel.advance_at(now);
         reclaim.advance_at(now, worker.metrics.connections_accepted.value());
@@ -229,7 +232,10 @@ async fn turn_wheel(worker: Rc<WorkerContext>, pressure: PressureCell, index: us
         worker.metrics.handshakes_open.set(worker.handshakes.open_count() as i64);
         worker.metrics.handshakes_waiting.set(worker.handshakes.waiting_count() as i64);
         #[cfg(debug_assertions)]
-        fault::panic_if_asked(index);
+        {
+            fault::panic_if_asked(index);
+            fault::stall_if_asked(index);
+        }
         #[cfg(not(debug_assertions))]
         let _ = index;
     }

@@ -52,7 +52,12 @@ pub struct ListenerPlan {
 /// The listening sockets of one address, over all workers. They stay while snapshots come and go, for as long as a
 /// listener has the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketGroup(pub u64);
+pub struct SocketGroup {
+    /// Another one for each.
+    pub number: u64,
+    /// Several workers accept from one socket of it.
+    pub is_shared: bool,
+}
 
 /// A listener ready to serve on one worker.
 pub(super) struct Version {

@@ -26,6 +26,7 @@ pub(super) struct Stations {
 pub(super) struct Station {
     version: RefCell<Version>,
     is_closed: Cell<bool>,
+    is_shared: bool,
 }
 
 impl Stations {
@@ -66,7 +67,11 @@ impl Stations {
                     station.version.replace(version);
                     station
                 }
-                None => Rc::new(Station { version: RefCell::new(version), is_closed: Cell::new(false) }),
+                None => Rc::new(Station {
+                    version: RefCell::new(version),
+                    is_closed: Cell::new(false),
+                    is_shared: group.is_shared,
+                }),
             };
             self.stations.push((group, station));
         }
@@ -97,6 +102,11 @@ impl Station {
     /// The listener without what its handshakes need.
     pub(super) fn listener(&self) -> Rc<Listener> {
         Rc::clone(&self.version.borrow().listener)
+    }
+
+    /// Whether other workers accept from the same sockets.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Whether the listener was removed: accepting ends.

@@ -43,8 +43,12 @@ pub(crate) struct Options {
     pub(crate) tickets: String,
     /// What the wall clock of the process shows beside the right time, as libfaketime takes it: `+3600s`.
     pub(crate) clock: Option<&'static str>,
-    /// A file that says the same, and that the test may rewrite while the process runs.
+    /// A file that says so, and may be changed while the process runs.
     pub(crate) clock_file: Option<PathBuf>,
+    /// More of its environment.
+    pub(crate) environment: Vec<(&'static str, PathBuf)>,
+    /// Limits, as arguments of prlimit.
+    pub(crate) limits: Vec<String>,
     /// Further keys of the process.
     pub(crate) server_keys: String,
     /// Further keys of the workers.
@@ -84,6 +88,8 @@ impl Default for Options {
             tickets: String::new(),
             clock: None,
             clock_file: None,
+            environment: Vec::new(),
+            limits: Vec::new(),
             server_keys: String::new(),
             worker_keys: String::new(),
             listener: String::new(),
@@ -138,8 +144,9 @@ impl Proxy {
         let (port, admin) = (Port::reserve(), Port::reserve());
         let config = directory.path().join("sluice.toml");
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
-        let mut command = command(&config, options.descriptors_max);
+        let mut command = command(&config, options);
         set_clock(options, &mut command);
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(trigger) = &options.panic_trigger {
             command.env("SLUICE_FAULT_PANIC", trigger);
         }
@@ -169,7 +176,7 @@ impl Proxy {
         let (port, admin) = (Port::reserve(), Port::reserve());
         let config = directory.path().join("sluice.toml");
         std::fs::write(&config, configuration(options, &files, port.address(), admin.address())).unwrap();
-        let mut command = command(&config, options.descriptors_max);
+        let mut command = command(&config, options);
         set_clock(options, &mut command);
         let output = command.output().unwrap();
         Refused { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
@@ -197,6 +204,11 @@ impl Proxy {
     pub(crate) fn status(&self) -> String {
         let answer = get(self.admin.address(), "/status");
         answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// The whole answer to a GET of the admin endpoint.
+    pub(crate) fn ask_admin(&self, path: &str) -> String {
+        get(self.admin.address(), path)
     }
 
     /// One sample of the exposition, written as there: name and labels.
@@ -294,11 +306,16 @@ impl Drop for Proxy {
     }
 }
 
-fn command(config: &Path, descriptors_max: Option<u32>) -> Command {
+fn command(config: &Path, options: &Options) -> Command {
     // A measurement wants the optimised one.
     let binary = std::env::var("SLUICE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned());
-    let mut command = match descriptors_max {
-        None => Command::new(&binary),
+    let mut command = match options.descriptors_max {
+        None if options.limits.is_empty() => Command::new(&binary),
+        None => {
+            let mut limited = Command::new("prlimit");
+            limited.args(&options.limits).arg(&binary);
+            limited
+        }
         Some(max) => {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), &binary]);
@@ -318,7 +335,8 @@ fn set_clock(options: &Options, command: &mut Command) {
         (None, Some(file)) => command
             .env("LD_PRELOAD", faketime("libfaketimeMT.so.1"))
             .env("FAKETIME_TIMESTAMP_FILE", file)
-            .env("FAKETIME_NO_CACHE", "1"),
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("NO_FAKE_STAT", "1"),
     };
     // Timers go by the clock that is never set.
     command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

@@ -41,7 +41,19 @@ function make(name, attributes, ...children) {
   return element;
 }
 
-const fill = (id, ...children) => place(id).replaceChildren(...children.filter(Boolean));
+
+// Puts other content in a place. Who is in it with the keyboard, or has scrolled it, stays where he is.
+function fill(id, ...children) {
+  const target = place(id), name = (element) => element.getAttribute("aria-label");
+  const before = new Map([...target.querySelectorAll("[aria-label]")].map((element) => [name(element), element.scrollLeft]));
+  const focused = target.contains(document.activeElement) ? name(document.activeElement) : null;
+  target.replaceChildren(...children.filter(Boolean));
+  for (const element of target.querySelectorAll("[aria-label]")) {
+    element.scrollLeft = before.get(name(element)) || 0;
+    if (focused !== null && name(element) === focused) element.focus({ preventScroll: true });
+  }
+}
+
 const sum = (object) => Object.values(object || {}).reduce((total, value) => total + value, 0);
 const number = (value) => Math.abs(value) < 10000 ? Math.round(value).toLocaleString("en") : scale(value, 1000, ["", " k", " M", " G", " T"]);
 const rate = (value) => value === null ? "–" : value > 0 && value < 10 ? value.toFixed(1) : number(value);
@@ -175,6 +187,8 @@ function notices(status) {
   const found = [];
   const failed = status.workers.filter((worker) => worker.state === "failed").length;
   if (failed > 0) found.push(["bad", failed + " of " + status.workers.length + " workers failed: restart the process."]);
+  const stalled = status.workers.filter((worker) => worker.state === "stalled").length;
+  if (stalled > 0) found.push(["bad", stalled + " of " + status.workers.length + " workers stand still: restart the process if they stay so."]);
   if (status.phase !== "serving") found.push(["warn", "The process is " + status.phase + ": " + number(status.connections.open) + " connections are still open."]);
   if (status.log_lines_dropped > 0) found.push(["warn", number(status.log_lines_dropped) + " log lines were dropped: standard error is not read fast enough."]);
   const lost = sum(status.logs.lines.access) - status.logs.lines.access.written + status.logs.access_dropped;
@@ -196,7 +210,7 @@ function workers(status, before, seconds) {
   const rows = status.workers.map((worker, index) => {
     const earlier = before && before.workers[index];
     const speed = (key) => earlier ? Math.max(0, worker[key] - earlier[key]) / seconds : null;
-    const states = { running: "good", drained: "warn", failed: "bad" };
+    const states = { running: "good", stalled: "bad", drained: "warn", failed: "bad" };
     const throughput = speed("relay_bytes");
     return [named("worker " + worker.index, "CPU " + worker.cpu), make("span", { class: "pill " + (states[worker.state] || "") }, worker.state),
       bar([worker.connections_open, most - worker.connections_open]), number(worker.connections_open), rate(speed("handshakes")),

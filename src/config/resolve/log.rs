@@ -1,4 +1,4 @@
-//! `[access_log]`, `[audit_log]` and `[syslog]`.
+//! `[log]`, `[access_log]`, `[audit_log]` and `[syslog]`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use crate::server::LogSettings;
 use crate::telemetry::access::AccessSettings;
 use crate::telemetry::audit::AuditSettings;
+use crate::telemetry::diagnostics::{DiagnosticsSettings, Format};
 use crate::telemetry::output::{SyslogSettings, Target, TlsFiles};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
 use super::super::raw;
 use super::super::report::Report;
-use super::super::scalar::{Field, LogOutput, Written};
+use super::super::scalar::{Field, LogFilter, LogOutput, ProcessLogOutput, Written};
 use super::{Environment, check_port};
 
 pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut Report) -> LogSettings {
+    let process = process(&file.log, environment, report);
     let access = target(&file.access_log.output, environment, report);
     let every = report.bounded(&file.access_log.sample, &limit::ACCESS_LOG_SAMPLE);
     let copy = target(&file.audit_log.output, environment, report);
@@ -24,29 +26,47 @@ pub(super) fn resolve(file: &raw::File, environment: &Environment, report: &mut 
         check_folder(&path, &span, report);
         path
     });
-    let syslog = syslog(&file.syslog, [&access, &copy], environment, report);
+    let targets = [Some(&process.target), access.as_ref(), copy.as_ref()];
+    let syslog = syslog(&file.syslog, targets, environment, report);
     LogSettings {
         access: AccessSettings { target: access, every: u32::try_from(every).unwrap_or(u32::MAX) },
         audit: AuditSettings { file: audit_file, copy },
+        process,
         syslog,
+    }
+}
+
+fn process(raw: &raw::Log, environment: &Environment, report: &mut Report) -> DiagnosticsSettings {
+    let default = DiagnosticsSettings::default();
+    let written = report.get(&raw.output);
+    let target = written.map(|(ProcessLogOutput(target), span)| located(target, &span, environment, report));
+    DiagnosticsSettings {
+        filter: report.get(&raw.level).map_or(default.filter, |(LogFilter(filter), _)| filter),
+        format: report.get_or(&raw.format, Format::Text),
+        target: target.unwrap_or(default.target),
     }
 }
 
 fn target(field: &Field<LogOutput>, environment: &Environment, report: &mut Report) -> Option<Target> {
     let (LogOutput(target), span) = report.get(field)?;
-    match target? {
+    Some(located(target?, &span, environment, report))
+}
+
+/// With absolute paths, in folders that exist, and with ports.
+fn located(target: Target, span: &Range<usize>, environment: &Environment, report: &mut Report) -> Target {
+    match target {
         Target::File(path) => {
             let path = environment.absolute(&path);
-            check_folder(&path, &span, report);
-            Some(Target::File(path))
+            check_folder(&path, span, report);
+            Target::File(path)
         }
-        Target::Journal(path) => Some(Target::Journal(environment.absolute(&path))),
-        Target::SyslogUnix(path) => Some(Target::SyslogUnix(environment.absolute(&path))),
+        Target::Journal(path) => Target::Journal(environment.absolute(&path)),
+        Target::SyslogUnix(path) => Target::SyslogUnix(environment.absolute(&path)),
         other => {
             if let Target::SyslogUdp(address) | Target::SyslogTcp(address) | Target::SyslogTls(address) = other {
-                check_port(address, &span, report);
+                check_port(address, span, report);
             }
-            Some(other)
+            other
         }
     }
 }
@@ -65,7 +85,7 @@ fn check_folder(path: &Path, span: &Range<usize>, report: &mut Report) {
 
 fn syslog(
     raw: &raw::Syslog,
-    targets: [&Option<Target>; 2],
+    targets: [Option<&Target>; 3],
     environment: &Environment,
     report: &mut Report,
 ) -> SyslogSettings {

@@ -54,6 +54,9 @@ pub struct AuditRecord {
     /// SHA-256 of the configuration file that is in force now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
+    /// SHA-256 fingerprints of the certificates in service before, where others are now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates_before: Vec<CertificateFact>,
     /// SHA-256 fingerprints of the certificates in service now, by listener.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFact>,

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Delivery, joined};
+use super::{Delivery, Line, joined};
 
 /// How often the path is looked at: whether another file lies there now.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl LogFile {
         self.open = None;
     }
 
-    pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Delivery {
+    pub(super) fn write(&mut self, lines: &[Line]) -> Delivery {
         match self.opened().and_then(|open| open.append(lines)) {
             Ok(()) => Delivery::complete(lines.len()),
             Err(error) => Delivery { done: lines.len(), lost: lines.len(), error: Some(error) },
@@ -69,7 +69,7 @@ impl Open {
         Ok(Self { file, inode: (metadata.dev(), metadata.ino()), looked_at: now, is_torn: false })
     }
 
-    fn append(&mut self, lines: &[Vec<u8>]) -> io::Result<()> {
+    fn append(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut text = joined(lines);
         if self.is_torn {
             text.insert(0, b'\n');
@@ -97,8 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn lines(texts: &[&str]) -> Vec<Vec<u8>> {
-        texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+    fn lines(texts: &[&str]) -> Vec<Line> {
+        texts.iter().map(|text| text.as_bytes().to_vec().into()).collect()
     }
 
     #[test]

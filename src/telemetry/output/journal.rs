@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use super::Delivery;
+use super::{Delivery, Line};
 
 /// A socket of the journal.
 pub(super) struct Journal {
@@ -18,7 +18,7 @@ impl Journal {
         Self { path: path.to_owned(), log, socket: None }
     }
 
-    pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Delivery {
+    pub(super) fn write(&mut self, lines: &[Line]) -> Delivery {
         Delivery::one_by_one(lines, |line| {
             let result = self.send(line);
             if result.is_err() {
@@ -29,16 +29,17 @@ impl Journal {
         })
     }
 
-    fn send(&mut self, line: &[u8]) -> io::Result<()> {
+    fn send(&mut self, line: &Line) -> io::Result<()> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => connect(&self.path)?,
         };
         let socket = self.socket.insert(socket);
         // A line has no line break, so that the plain form of a field will do (systemd.journal-fields(7), the native
-        // protocol). PRIORITY 6 is "informational".
-        let head = format!("PRIORITY=6\nSYSLOG_IDENTIFIER=sluice\nSLUICE_LOG={}\nMESSAGE=", self.log);
-        socket.send(&[head.as_bytes(), line, b"\n"].concat()).map(drop)
+        // protocol).
+        let priority = line.severity as u8;
+        let head = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=sluice\nSLUICE_LOG={}\nMESSAGE=", self.log);
+        socket.send(&[head.as_bytes(), &line.text, b"\n"].concat()).map(drop)
     }
 }
 

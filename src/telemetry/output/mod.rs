@@ -1,4 +1,4 @@
-//! Where log records go: a stream, a file, the journal, or a syslog collector.
+//! Where log lines go: a stream, a file, the journal, or a syslog collector.
 //!
 //! Each output is used on a thread of its own. It may be slow, full or dead: what it does not take is lost and counted,
 //! and nobody but that thread ever waits for it.
@@ -20,7 +20,7 @@ use file::LogFile;
 use journal::Journal;
 use syslog::Collector;
 
-/// Where the records of a log go.
+/// Where the lines of a log go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Standard output.
@@ -56,6 +56,29 @@ enum Kind {
     Syslog(Box<Collector>),
 }
 
+/// One line of a log, without its line break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) text: Vec<u8>,
+    pub(super) severity: Severity,
+}
+
+/// How grave a line is, by the numbers of RFC 5424 section 6.2.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Severity {
+    Error = 3,
+    Warning = 4,
+    Informational = 6,
+    Debug = 7,
+}
+
+/// A record: nothing is wrong that it tells of.
+impl From<Vec<u8>> for Line {
+    fn from(text: Vec<u8>) -> Self {
+        Self { text, severity: Severity::Informational }
+    }
+}
+
 /// What became of some lines.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
@@ -82,8 +105,14 @@ impl Output {
         Self { kind }
     }
 
-    /// Writes lines, each without its line break.
-    pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Delivery {
+    /// A stream of the test's.
+    #[cfg(test)]
+    pub(super) fn over(stream: impl Write + Send + 'static) -> Self {
+        Self { kind: Kind::Stream(Box::new(stream)) }
+    }
+
+    /// Writes lines.
+    pub(super) fn write(&mut self, lines: &[Line]) -> Delivery {
         match &mut self.kind {
             Kind::Stream(stream) => write_joined(stream, lines),
             Kind::File(file) => file.write(lines),
@@ -106,7 +135,7 @@ impl Delivery {
     }
 
     /// Offers each line to `send`, and goes on behind the one that is not taken.
-    fn one_by_one(lines: &[Vec<u8>], mut send: impl FnMut(&[u8]) -> io::Result<()>) -> Self {
+    fn one_by_one(lines: &[Line], mut send: impl FnMut(&Line) -> io::Result<()>) -> Self {
         let mut delivery = Self::complete(lines.len());
         for line in lines {
             if let Err(error) = send(line) {
@@ -118,17 +147,17 @@ impl Delivery {
     }
 }
 
-fn write_joined(stream: &mut dyn Write, lines: &[Vec<u8>]) -> Delivery {
+fn write_joined(stream: &mut dyn Write, lines: &[Line]) -> Delivery {
     match stream.write_all(&joined(lines)).and_then(|()| stream.flush()) {
         Ok(()) => Delivery::complete(lines.len()),
         Err(error) => Delivery { done: lines.len(), lost: lines.len(), error: Some(error) },
     }
 }
 
-fn joined(lines: &[Vec<u8>]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+fn joined(lines: &[Line]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len() + 1).sum());
     for line in lines {
-        text.extend_from_slice(line);
+        text.extend_from_slice(&line.text);
         text.push(b'\n');
     }
     text

@@ -1,8 +1,10 @@
 //! Lines on their way to an output: what it does not take now is offered again or counted as lost, and said once.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::{Output, SyslogSettings, Target};
+use super::{Line, Output, SyslogSettings, Target};
 use crate::telemetry::cell::{ByLabel, Label};
 use crate::telemetry::label::{LogName, LogResult};
 
@@ -15,7 +17,7 @@ const BATCH_LINES_MAX: usize = 1024;
 pub(in crate::telemetry) struct Spool {
     log: LogName,
     output: Output,
-    lines: Vec<Vec<u8>>,
+    lines: Vec<Line>,
     retry_at: Option<Instant>,
     /// Lines lost since the output last worked.
     lost: u64,
@@ -31,8 +33,16 @@ pub struct LogCounters {
 
 impl Spool {
     pub(in crate::telemetry) fn new(log: LogName, target: &Target, syslog: &SyslogSettings) -> Self {
-        let output = Output::new(target, syslog, log.label());
+        Self::over(log, Output::new(target, syslog, log.label()))
+    }
+
+    pub(in crate::telemetry) fn over(log: LogName, output: Output) -> Self {
         Self { log, output, lines: Vec::new(), retry_at: None, lost: 0, is_failing: false }
+    }
+
+    /// Whether everything is done with.
+    pub(in crate::telemetry) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Whether there is room for another batch: an output that takes nothing leaves the lines where they come from.
@@ -40,8 +50,8 @@ impl Spool {
         self.lines.len() < BATCH_LINES_MAX
     }
 
-    pub(in crate::telemetry) fn push(&mut self, line: Vec<u8>) {
-        self.lines.push(line);
+    pub(in crate::telemetry) fn push(&mut self, line: impl Into<Line>) {
+        self.lines.push(line.into());
     }
 
     pub(in crate::telemetry) fn reopen(&mut self) {
@@ -66,11 +76,11 @@ impl Spool {
         match delivery.error {
             Some(error) if !self.is_failing => {
                 self.is_failing = true;
-                tracing::error!(log = self.log.label(), %error, "log output failed: what it does not take is lost");
+                self.say_failed(&error);
             }
             None if self.is_failing => {
                 self.is_failing = false;
-                tracing::warn!(log = self.log.label(), lost = self.lost, "log output works again");
+                self.say_recovered();
                 self.lost = 0;
             }
             _ => {}
@@ -82,6 +92,24 @@ impl Spool {
     pub(in crate::telemetry) fn abandon(&mut self, counters: &LogCounters) {
         self.lose(self.lines.len(), counters);
         self.lines.clear();
+    }
+
+    /// The log of the process cannot tell of itself: standard error is what is left.
+    fn say_failed(&self, error: &dyn Display) {
+        const FAILED: &str = "log output failed: what it does not take is lost";
+        match self.log {
+            LogName::Process => drop(writeln!(std::io::stderr(), "{FAILED} log=\"process\" error={error}")),
+            log => tracing::error!(log = log.label(), %error, "{FAILED}"),
+        }
+    }
+
+    fn say_recovered(&self) {
+        const RECOVERED: &str = "log output works again";
+        let lost = self.lost;
+        match self.log {
+            LogName::Process => drop(writeln!(std::io::stderr(), "{RECOVERED} log=\"process\" lost={lost}")),
+            log => tracing::warn!(log = log.label(), lost, "{RECOVERED}"),
+        }
     }
 
     fn lose(&mut self, count: usize, counters: &LogCounters) {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use openssl::error::ErrorStack;
 use openssl::ssl::{HandshakeError, SslConnector, SslFiletype, SslMethod, SslStream, SslVersion};
 
-use super::{Delivery, Target};
+use super::{Delivery, Line, Target};
 
 /// How long connecting to a collector may take, and one write to it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -93,8 +93,7 @@ fn refused(path: &Path, errors: &ErrorStack) -> TlsError {
 pub(super) struct Collector {
     target: Target,
     tls: TlsFiles,
-    /// `<PRI>1 `, in front of the time.
-    priority: String,
+    facility: Facility,
     /// ` HOST sluice PID MSGID - `, behind it.
     origin: String,
     connection: Option<Connection>,
@@ -107,9 +106,6 @@ enum Connection {
     Tls(Box<SslStream<TcpStream>>),
 }
 
-/// RFC 5424 section 6.2.1: severity 6 is "informational".
-const INFORMATIONAL: u8 = 6;
-
 impl Collector {
     pub(super) fn new(target: &Target, settings: &SyslogSettings, log: &'static str) -> Self {
         let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
@@ -118,13 +114,13 @@ impl Collector {
         Self {
             target: target.clone(),
             tls: settings.tls.clone(),
-            priority: format!("<{}>1 ", settings.facility.code() * 8 + INFORMATIONAL),
+            facility: settings.facility,
             origin: format!(" {} sluice {} {log} - ", host.as_deref().unwrap_or("-"), std::process::id()),
             connection: None,
         }
     }
 
-    pub(super) fn write(&mut self, lines: &[Vec<u8>]) -> Delivery {
+    pub(super) fn write(&mut self, lines: &[Line]) -> Delivery {
         match self.target {
             Target::SyslogTcp(_) | Target::SyslogTls(_) => self.write_counted(lines),
             _ => Delivery::one_by_one(lines, |line| {
@@ -140,7 +136,7 @@ impl Collector {
 
     /// Where the connection breaks, the message in hand is sent again over the next one. What the kernel had taken before
     /// may be lost with the connection: syslog has no acknowledgements.
-    fn write_counted(&mut self, lines: &[Vec<u8>]) -> Delivery {
+    fn write_counted(&mut self, lines: &[Line]) -> Delivery {
         for (done, line) in lines.iter().enumerate() {
             let message = self.message(line);
             // RFC 6587 section 3.4.1, RFC 5425 section 4.3: the length in octets, a blank, the message.
@@ -153,9 +149,11 @@ impl Collector {
         Delivery::complete(lines.len())
     }
 
-    fn message(&self, line: &[u8]) -> Vec<u8> {
+    fn message(&self, line: &Line) -> Vec<u8> {
+        // RFC 5424 section 6.2.1: facility and severity in one number, then the version.
+        let priority = format!("<{}>1 ", self.facility.code() * 8 + line.severity as u8);
         let time = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
-        [self.priority.as_bytes(), time.as_bytes(), self.origin.as_bytes(), line].concat()
+        [priority.as_bytes(), time.as_bytes(), self.origin.as_bytes(), &line.text].concat()
     }
 
     fn connected(&mut self) -> io::Result<&mut Connection> {
@@ -259,15 +257,18 @@ fn connect(address: &SocketAddr) -> io::Result<TcpStream> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
+    use super::super::Severity;
     use super::*;
 
     #[test]
     fn message_has_the_fields_of_the_standard_in_order() {
         let settings = SyslogSettings { facility: Facility::Local(4), ..SyslogSettings::default() };
         let collector = Collector::new(&Target::SyslogUdp(([127, 0, 0, 1], 514).into()), &settings, "access");
-        let message = String::from_utf8(collector.message(b"{\"a\":1}")).unwrap();
+        let message = String::from_utf8(collector.message(&b"{\"a\":1}".to_vec().into())).unwrap();
         let fields: Vec<_> = message.splitn(8, ' ').collect();
         assert_eq!(fields[0], "<166>1");
+        let grave = Line { text: b"a".to_vec(), severity: Severity::Error };
+        assert!(collector.message(&grave).starts_with(b"<163>1 "));
         assert!(fields[1].ends_with('Z') && fields[1].len() == "2026-01-01T00:00:00.000000Z".len(), "{message}");
         assert_eq!(&fields[3..], ["sluice", &std::process::id().to_string(), "access", "-", "{\"a\":1}"]);
     }
