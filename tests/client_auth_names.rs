@@ -92,7 +92,9 @@ impl World {
         let backends: String =
             [("guarded", server("guarded")), ("partner", server("partner")), ("open", server("open"))]
                 .iter()
-                .map(|(name, address)| format!("[[backend]]\nname = \"{name}\"\nservers = [\"{address}\"]\n"))
+                .map(|(name, address)| {
+                    format!("[[backend]]\nname = \"{name}\"\nservers = [\"{address}\"]\nconnect_timeout = \"60s\"\n")
+                })
                 .collect();
         let sections = format!(
             r#"

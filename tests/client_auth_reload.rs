@@ -87,7 +87,7 @@ fn reload_that_guards_a_name_ends_its_sessions_and_one_that_opens_it_too() {
     let section = format!(
         "[[listener.server_name]]\nnames = [\"guarded.test\"]\nbackend = \"guarded\"\n\
          client_auth = {{ mode = \"off\", ca = \"root.pem\" }}\n\
-         [[backend]]\nname = \"guarded\"\nservers = [\"{}\"]\n",
+         [[backend]]\nname = \"guarded\"\nservers = [\"{}\"]\nconnect_timeout = \"60s\"\n",
         server(b'g')
     );
     for (version, refusal) in

@@ -1,6 +1,6 @@
-//! Choosing the server's certificate within a handshake, and looking at its key, which the `openssl` crate does not wrap.
+//! Choosing the server's certificate within a handshake, which the `openssl` crate does not wrap.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{mem, ptr};
 
@@ -41,23 +41,6 @@ pub fn use_certificate(
     if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
-/// Runs `look` on the name of the group of a key, as OpenSSL spells it: `prime256v1`. None where the key has none.
-///
-/// Asking for the key itself instead would leave a second form of it in the object, for as long as that lives.
-pub fn with_group_name<T>(key: &PKeyRef<Private>, look: impl FnOnce(&CStr) -> T) -> Option<T> {
-    let mut name = [0; GROUP_NAME_BYTES_MAX];
-    let mut len = 0;
-    // SAFETY: the key is live and only read; OpenSSL writes at most as many bytes as it is told there are, a zero at the
-    // end, and the length.
-    let found =
-        unsafe { EVP_PKEY_get_group_name(key.as_ptr(), name.as_mut_ptr().cast::<c_char>(), name.len(), &raw mut len) };
-    let name = CStr::from_bytes_until_nul(&name).ok().filter(|_| found == 1)?;
-    Some(look(name))
-}
-
-/// Longest name of a group, and a zero: OpenSSL's own are shorter.
-const GROUP_NAME_BYTES_MAX: usize = 64;
-
 unsafe extern "C" fn certificate_callback(ssl: *mut ffi::SSL, argument: *mut c_void) -> c_int {
     const FAILED: c_int = 0;
     const DONE: c_int = 1;
@@ -79,7 +62,6 @@ unsafe extern "C" {
         callback: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
         argument: *mut c_void,
     );
-    fn EVP_PKEY_get_group_name(key: *const ffi::EVP_PKEY, name: *mut c_char, size: usize, length: *mut usize) -> c_int;
     fn SSL_use_cert_and_key(
         ssl: *mut ffi::SSL,
         certificate: *mut ffi::X509,

@@ -1,11 +1,11 @@
 //! Kinds of keys, and whether a client can verify what they sign.
 
+use openssl::nid::Nid;
 use openssl::pkey::{Id, PKeyRef, Private};
 
 use super::super::client_hello::ClientHello;
 use super::super::protocol::SignatureAlgorithm;
 use crate::record::{CipherSuite, ProtocolVersion};
-use crate::sys::certificate;
 
 /// A kind of key that can serve, in the order in which they are preferred: the cheapest to sign with first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,12 +32,12 @@ impl KeyKind {
             Id::RSA_PSS => Some(Self::RsaPss),
             Id::ED25519 => Some(Self::Ed25519),
             // RFC 8446 section 4.2.3: the ecdsa schemes name their curves.
-            Id::EC => certificate::with_group_name(key, |name| match name.to_bytes() {
-                b"prime256v1" | b"P-256" => Some(Self::EcdsaP256),
-                b"secp384r1" | b"P-384" => Some(Self::EcdsaP384),
-                b"secp521r1" | b"P-521" => Some(Self::EcdsaP521),
+            Id::EC => match key.ec_key().ok()?.group().curve_name()? {
+                Nid::X9_62_PRIME256V1 => Some(Self::EcdsaP256),
+                Nid::SECP384R1 => Some(Self::EcdsaP384),
+                Nid::SECP521R1 => Some(Self::EcdsaP521),
                 _ => None,
-            })?,
+            },
             _ => None,
         }
     }
