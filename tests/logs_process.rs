@@ -66,7 +66,7 @@ fn reload_changes_level_and_output_and_names_what_it_cannot_change() {
     drop(std::net::TcpStream::connect(proxy.address()).unwrap());
     wait_in(&proxy, &file, "connection closed");
     assert!(!proxy.log().text().contains("connection closed"));
-    proxy.edit("level = \"debug\"", "level = \"loud\"");
+    proxy.edit("level = \"debug\"", "level = \"sluice=loud\"");
     let (code, body) = proxy.reload();
     assert!(code == 422 && body.contains("invalid value for `log.level`"), "{code} {body}");
 }

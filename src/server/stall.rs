@@ -5,7 +5,7 @@ use crate::telemetry::{WorkerState, WorkerView};
 /// Looks of the control thread without a turn of a worker's wheel until the worker counts as stalled: at ten looks a
 /// second, as many seconds as a tenth of it. Looks are counted, not time: when the whole machine stood still, the control
 /// thread did, too.
-pub(super) const STALLED_LOOKS: u32 = 50;
+pub(super) const STALLED_LOOKS: u32 = 100;
 
 /// What was seen of the workers so far.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::connection;
 use super::context::{Listener, WorkerContext};
+use super::recess::Recess;
 use super::station::Station;
 use crate::sys::socket::{self, Acceptor};
 use crate::telemetry::{AcceptError, Label, RefusalReason};
@@ -23,7 +24,7 @@ const QUEUED_MAX: usize = 4096;
 
 /// Accepts connections until the worker drains or the listener is removed; then empties the queue, because closing a
 /// socket resets what waits in it, unless another process goes on with the same socket.
-pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<WorkerContext>) {
+pub(super) async fn run(acceptor: Acceptor, recess: Recess, station: Rc<Station>, worker: Rc<WorkerContext>) {
     let is_over = |worker: &WorkerContext| worker.is_draining() || station.is_closed();
     let has_room = |worker: &WorkerContext| worker.has_room(&station.listener());
     while !is_over(&worker) {
@@ -46,12 +47,15 @@ pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<Wor
             let _ = unless(worker.handshakes.backlog_shrunk(), over).await;
             continue;
         }
-        if unless(acceptor.ready(), over).await.is_some_and(|ready| ready.is_err())
-            || !accept_batch(&acceptor, &station, &worker)
-        {
-            monoio::time::sleep(ACCEPT_PAUSE).await;
+        let has_failed = unless(acceptor.ready(), over).await.is_some_and(|ready| ready.is_err());
+        let batch = if has_failed { Batch::Failed } else { accept_batch(&acceptor, &station, &worker) };
+        match batch {
+            Batch::Ended => {}
+            // With epoll a listener that has more is ready at once. A task that only woke itself would keep the runtime
+            // from its timers, and from the sockets of those that it has just accepted.
+            Batch::Full if recess.pass().await.is_ok() => {}
+            Batch::Full | Batch::Failed => monoio::time::sleep(ACCEPT_PAUSE).await,
         }
-        step_aside().await;
     }
     // What comes in meanwhile does not keep it from ending: the queue holds no more than this.
     let queued_max = if worker.leaves_queued() { 0 } else { QUEUED_MAX };
@@ -66,16 +70,25 @@ pub(super) async fn run(acceptor: Acceptor, station: Rc<Station>, worker: Rc<Wor
     acceptor.close();
 }
 
-/// False when accepting must rest.
-fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContext>) -> bool {
+/// What came of accepting several connections.
+enum Batch {
+    /// No more are there, or none may be accepted now.
+    Ended,
+    /// More may be there.
+    Full,
+    /// Accepting must rest.
+    Failed,
+}
+
+fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContext>) -> Batch {
     for _ in 0..ACCEPT_BATCH_MAX {
         let is_short = worker.handshakes.is_backlogged() || worker.is_memory_short();
         if is_short || !worker.has_room(&station.listener()) {
-            break;
+            return Batch::Ended;
         }
         match acceptor.accept() {
             Ok(accepted) => start(accepted, station, worker),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Batch::Ended,
             Err(error) => {
                 let kind = sort(&error);
                 worker.metrics.accept_errors.of(kind).increment();
@@ -83,11 +96,11 @@ fn accept_batch(acceptor: &Acceptor, station: &Station, worker: &Rc<WorkerContex
                     continue;
                 }
                 tracing::warn!(listener = station.listener().name, %error, "accept failed: accepting pauses for {ACCEPT_PAUSE:?}");
-                return false;
+                return Batch::Failed;
             }
         }
     }
-    true
+    Batch::Full
 }
 
 fn start((socket, client): (OwnedFd, SocketAddr), station: &Station, worker: &Rc<WorkerContext>) {
@@ -134,19 +147,6 @@ fn sort(error: &io::Error) -> AcceptError {
         ) => AcceptError::Aborted,
         _ => AcceptError::Other,
     }
-}
-
-/// Lets the tasks that can go on do so first. With epoll a listener that has more is ready at once.
-async fn step_aside() {
-    let mut has_stepped = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut has_stepped, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// What `future` comes to, or none as soon as it is over.

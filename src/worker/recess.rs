@@ -1,4 +1,4 @@
-//! Between two turns of the handshakes: everything else of the worker has its own.
+//! Between two turns of the handshakes, or two batches of accepting: everything else of the worker has its own.
 
 use std::io;
 use std::pin::pin;
@@ -24,7 +24,7 @@ impl Recess {
     }
 
     /// Returns when every task that could go on has done so, and the runtime has looked for new ones.
-    async fn pass(&self) -> io::Result<()> {
+    pub(super) async fn pass(&self) -> io::Result<()> {
         let mut heard = pin!(self.bell.readable());
         let mut has_rung = false;
         std::future::poll_fn(|context| {

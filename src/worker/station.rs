@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::WorkerError;
 use super::accept;
 use super::context::{Listener, WorkerContext};
+use super::recess::Recess;
 use super::settings::Steering;
 use super::snapshot::{Snapshot, SocketGroup, Version};
 use super::steering;
@@ -50,7 +51,7 @@ impl Stations {
         let (steering, cpu) = self.steering;
         let acceptor = |(group, socket)| {
             steering::set(&socket, steering, cpu)?;
-            Ok((group, Acceptor::new(socket)?))
+            Ok((group, Acceptor::new(socket)?, Recess::new()?))
         };
         let acceptors: Vec<_> = sockets
             .into_iter()
@@ -79,9 +80,9 @@ impl Stations {
             removed.is_closed.set(true);
         }
         self.worker.wake_all();
-        for (group, acceptor) in acceptors {
+        for (group, acceptor, recess) in acceptors {
             if let Some(station) = self.of(group) {
-                monoio::spawn(accept::run(acceptor, Rc::clone(station), Rc::clone(&self.worker)));
+                monoio::spawn(accept::run(acceptor, recess, Rc::clone(station), Rc::clone(&self.worker)));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ const POLL_MS = 2000, POINTS = 90;
 
 const REASONS = {
   policy_off: "kernel_tls is off for the listener", no_kernel_tls: "the kernel has no TLS",
-  known_bug: "the kernel has a published bug", suite: "the kernel lacks this version or cipher",
+  known_bug: "the kernel has a published bug", slow_cipher: "the kernel lacks the CPU's driver for it", suite: "the kernel lacks this version or cipher",
   max_fragment_length: "the client asked for smaller records", too_small: "it never proved bulky",
   not_established: "the connection was already closing", out_of_memory: "the kernel had no memory",
   setsockopt_failed: "the kernel refused",
@@ -14,18 +14,19 @@ const REASONS = {
   too_long: "more bytes than allowed", alert_received: "the client sent an alert", version: "no version in common",
   nothing_in_common: "no cipher, group or signature in common", alpn: "no ALPN protocol in common",
   protocol: "the client broke the protocol", closed_silently: "closed before the first byte: scans, health checks",
-  closed: "closed midway", timed_out: "took too long",
+  closed: "closed midway", timed_out: "took too long", gave_way: "had waited longest when there were too many",
   client_closed: "the client was done", backend_closed: "the backend was done",
   client_truncated: "the client left without saying so", client_failed: "the client's socket failed",
   backend_failed: "the backend's socket failed", backend_unavailable: "no server could be reached",
   bad_record: "a forged or damaged record", protocol_violation: "the client broke the protocol",
+  memory_short: "was idle while memory was short", client_stalled: "the client had stopped reading",
+  backend_stalled: "the backend had stopped reading", proxy_header_refused: "no PROXY header, or nobody's who may send one",
   idle_timeout: "nothing moved", close_timeout: "the client did not close in time", record_limit: "the key was used up",
   rekey_unsupported: "the kernel cannot change keys", handshake_failed: "the handshake failed",
   drained: "the process was going down", internal: "trouble on our side: see the log",
   current: "opened", previous_renewed: "opened and renewed", unknown_key: "a key this node does not have",
   expired: "too old", scope: "issued under another policy", server_name: "issued for another name",
   client_certificate: "the client certificate has expired", corrupted: "damaged or forged",
-  connected: "connected", refused: "refused", failed: "failed",
 };
 const DIRECTIONS = { backend_to_client: "to clients", client_to_backend: "to backends" };
 
