@@ -16,12 +16,14 @@ use std::process::Command;
 
 use kernel_support::record::Reference;
 use kernel_support::{keys, socket};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use sluice::ktls::control::{self, Received as FromKernel};
 use sluice::ktls::{Direction, attach_ulp, install};
 use sluice::record::{Aead, ContentType, Framing, Opener, PLAINTEXT_LEN_MAX, ProtocolVersion, Sealer, frame_protected};
 use sluice::sys::splice::Pipe;
+use socket2::SockRef;
 use support::backend::Backend;
 use support::body::{self, End, Received};
 use support::certificate::{self, Files, KeyKind};
@@ -167,15 +169,33 @@ fn cost_of_a_turn_by_path_and_size() {
     if !is_wanted() {
         return;
     }
-    let mut table =
-        String::from("| KiB at a time | down: userspace | copy | splice | up: userspace | copy | splice |\n");
-    table.push_str("|---|---|---|---|---|---|---|\n");
+    let mut table = String::from(
+        "| KiB at a time | down: userspace | copy | splice | copy, corked | splice, corked | up: userspace | copy | splice |\n",
+    );
+    table.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for kib in [1, 4, 16, 32, 64, 128, 256] {
-        let ways = [Way::Userspace, Way::Copy, Way::Splice];
+        let ways = [Way::Userspace, Way::Copy, Way::Splice, Way::CopyCorked, Way::SpliceCorked];
         let down = ways.map(|way| middle((0..ROUNDS).map(|_| turns_down(way, kib << 10))) / TURNS as u64);
-        let up = ways.map(|way| middle((0..ROUNDS).map(|_| turns_up(way, kib << 10))) / TURNS as u64);
-        let cells: Vec<_> = [down, up].concat().iter().map(ToString::to_string).collect();
+        let up = ways[..3].iter().map(|&way| middle((0..ROUNDS).map(|_| turns_up(way, kib << 10))) / TURNS as u64);
+        let cells: Vec<_> = down.into_iter().chain(up).map(|cost| cost.to_string()).collect();
         writeln!(table, "| {kib} | {} |", cells.join(" | ")).unwrap();
+    }
+    println!("{table}");
+}
+
+#[test]
+fn cost_of_a_spliced_mib_by_pipe_and_segments() {
+    if !is_wanted() {
+        return;
+    }
+    let mut table =
+        String::from("| pipe | down: a segment for each record | full segments | up |\n|---|---|---|---|\n");
+    for kib in [64, 128, 256, 512, 1024] {
+        let pipe_len = kib << 10;
+        let down = [Way::Splice, Way::SpliceCorked]
+            .map(|way| middle((0..ROUNDS).map(|_| turns_down_through(way, MIB, pipe_len))) / TURNS as u64);
+        let up = middle((0..ROUNDS).map(|_| turns_up_through(Way::Splice, MIB, pipe_len))) / TURNS as u64;
+        writeln!(table, "| {kib} KiB | {} | {} | {up} |", down[0], down[1]).unwrap();
     }
     println!("{table}");
 }
@@ -186,6 +206,23 @@ enum Way {
     Userspace,
     Copy,
     Splice,
+    CopyCorked,
+    SpliceCorked,
+}
+
+impl Way {
+    /// Where segments are held back until they are full, as the relay does.
+    fn corked<T>(self, target: &TcpStream, send: impl FnOnce() -> T) -> T {
+        let is_corked = [Self::CopyCorked, Self::SpliceCorked].contains(&self);
+        if is_corked {
+            SockRef::from(target).set_tcp_cork(true).unwrap();
+        }
+        let result = send();
+        if is_corked {
+            SockRef::from(target).set_tcp_cork(false).unwrap();
+        }
+        result
+    }
 }
 
 const TURNS: usize = 8;
@@ -195,11 +232,16 @@ const OVERHEAD: usize = 5 + 1 + 16;
 
 /// CPU time of moving `len` bytes so many times from a plain socket to one that seals.
 fn turns_down(way: Way, len: usize) -> u64 {
+    turns_down_through(way, len, PIPE_LEN)
+}
+
+fn turns_down_through(way: Way, len: usize, pipe_len: usize) -> u64 {
     let keys = || keys(TLS13, Aead::Aes128Gcm, 1, 0);
     let (feed, source) = socket::pair();
     let (target, sink) = if way == Way::Userspace { socket::pair() } else { socket::sending(&keys()) };
+    [&feed, &source, &target, &sink].into_iter().for_each(roomy);
     let mut sealer = Sealer::new(keys()).unwrap();
-    let (data, pipe) = (body::bytes(len, 1), pipe());
+    let (data, pipe) = (body::bytes(len, 1), pipe(pipe_len));
     let records = len.div_ceil(PLAINTEXT_LEN_MAX);
     let mut buffer = vec![0; records * (PLAINTEXT_LEN_MAX + OVERHEAD)];
     let mut turn = || {
@@ -221,20 +263,20 @@ fn turns_down(way: Way, len: usize) -> u64 {
                 socket::send_all(&target, &buffer[..end]);
                 end
             }
-            Way::Copy => {
+            Way::Copy | Way::CopyCorked => {
                 let mut moved = 0;
                 while moved < len {
                     let received = again(|| (&source).read(&mut buffer), &source);
-                    socket::send_all(&target, &buffer[..received]);
+                    way.corked(&target, || socket::send_all(&target, &buffer[..received]));
                     moved += received;
                 }
                 0
             }
-            Way::Splice => {
+            Way::Splice | Way::SpliceCorked => {
                 let mut moved = 0;
                 while moved < len {
-                    let received = again(|| pipe.fill(source.as_fd(), PIPE_LEN), &source);
-                    drain(&pipe, received, &target);
+                    let received = again(|| pipe.fill(source.as_fd(), pipe_len), &source);
+                    way.corked(&target, || drain(&pipe, received, &target));
                     moved += received;
                 }
                 0
@@ -250,11 +292,16 @@ fn turns_down(way: Way, len: usize) -> u64 {
 
 /// CPU time of moving `len` bytes of payload so many times from a socket with records to a plain one.
 fn turns_up(way: Way, len: usize) -> u64 {
+    turns_up_through(way, len, PIPE_LEN)
+}
+
+fn turns_up_through(way: Way, len: usize, pipe_len: usize) -> u64 {
     let keys = || keys(TLS13, Aead::Aes128Gcm, 1, 0);
     let (feed, source) = if way == Way::Userspace { socket::pair() } else { socket::receiving(&keys()) };
     let (target, sink) = socket::pair();
+    [&feed, &source, &target, &sink].into_iter().for_each(roomy);
     let (mut peer, mut opener) = (Reference::new(keys()), Opener::new(keys()).unwrap());
-    let (data, pipe) = (body::bytes(len, 1), pipe());
+    let (data, pipe) = (body::bytes(len, 1), pipe(pipe_len));
     let mut buffer = vec![0; len.div_ceil(PLAINTEXT_LEN_MAX) * (PLAINTEXT_LEN_MAX + OVERHEAD)];
     let mut turn = || {
         let records: Vec<u8> = data.chunks(PLAINTEXT_LEN_MAX).flat_map(|part| peer.seal(23, part)).collect();
@@ -280,7 +327,7 @@ fn turns_up(way: Way, len: usize) -> u64 {
                 let sent = again(|| (&target).write_vectored(&slices), &target);
                 assert_eq!(sent, len, "a fresh socket has the room");
             }
-            Way::Copy => {
+            Way::Copy | Way::CopyCorked => {
                 let mut moved = 0;
                 while moved < len {
                     match control::receive(source.as_fd(), &mut buffer).unwrap() {
@@ -293,17 +340,23 @@ fn turns_up(way: Way, len: usize) -> u64 {
                     }
                 }
             }
-            Way::Splice => {
+            Way::Splice | Way::SpliceCorked => {
                 let (mut moved, mut filled) = (0, 0);
                 while moved < len {
-                    match pipe.fill(source.as_fd(), PLAINTEXT_LEN_MAX) {
-                        Ok(received) => filled += received,
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => socket::await_readable(&source),
+                    // Each record takes more than one of the pipe's buffers, so that it may be full before its bytes say so.
+                    let is_full = match pipe.fill(source.as_fd(), PLAINTEXT_LEN_MAX) {
+                        Ok(received) => {
+                            filled += received;
+                            moved + filled == len || filled + PLAINTEXT_LEN_MAX > pipe_len
+                        }
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => true,
                         Err(error) => panic!("{error}"),
-                    }
-                    if moved + filled == len || filled + PLAINTEXT_LEN_MAX > PIPE_LEN {
+                    };
+                    if is_full && filled > 0 {
                         drain(&pipe, filled, &target);
                         (moved, filled) = (moved + filled, 0);
+                    } else if is_full {
+                        socket::await_readable(&source);
                     }
                 }
             }
@@ -317,10 +370,16 @@ fn turns_up(way: Way, len: usize) -> u64 {
 /// As large as the relay's.
 const PIPE_LEN: usize = 256 * 1024;
 
-fn pipe() -> Pipe {
+fn pipe(len: usize) -> Pipe {
     let pipe = Pipe::new().unwrap();
-    pipe.set_capacity_bytes(PIPE_LEN).unwrap();
+    pipe.set_capacity_bytes(len).unwrap();
     pipe
+}
+
+/// Makes room for everything that one turn moves, sent and not yet received: nobody reads meanwhile.
+fn roomy(socket: &TcpStream) {
+    setsockopt(socket, sockopt::SndBufForce, &(4 * MIB)).unwrap();
+    setsockopt(socket, sockopt::RcvBufForce, &(4 * MIB)).unwrap();
 }
 
 fn drain(pipe: &Pipe, mut len: usize, target: &TcpStream) {

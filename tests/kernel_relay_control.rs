@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kernel_support::KernelTls;
 use sluice::ktls;
-use sluice::record::{Aead, ContentType};
+use sluice::record::ContentType;
 use support::backend::{self, Backend};
 use support::body::{self, End, Received};
 use support::certificate::KeyKind;
@@ -313,37 +313,6 @@ fn key_limit_is_obeyed_by_re_keying_or_by_a_clean_close() {
         }
         drop(forger);
         wait_until("it is counted", || world.proxy.closed("record_limit") - before == u64::from(!goes_on));
-    }
-}
-
-#[test]
-fn key_limit_in_userspace_is_obeyed_too() {
-    const LIMIT: u64 = 1024;
-    let backend = Backend::listen();
-    let options =
-        Options { kernel_tls: "off".into(), records_per_key: Some(LIMIT), ..Options::to([backend.address()]) };
-    let proxy = Proxy::start(&options);
-    let data = body::bytes(40_000_000, 6);
-    for suite in Suite::with_key(KeyKind::EcdsaP256) {
-        let before = [proxy.closed("record_limit"), proxy.metric("sluice_key_updates_sent_total")];
-        let mut client = Client::of(&proxy).suite(suite).connect();
-        let mut server = backend.accept();
-        let sent = data.clone();
-        let sending = std::thread::spawn(move || server.write_all(&sent));
-        let received = client.drain();
-        let _ = sending.join().unwrap();
-        drop(client);
-        wait_until("the connection is over", || proxy.connections_open() == 0);
-        let [closed, updates] = [proxy.closed("record_limit"), proxy.metric("sluice_key_updates_sent_total")];
-        let has_limit = suite.description().aead != Aead::ChaCha20Poly1305;
-        let is_cut = has_limit && suite.version == Version::Tls12;
-        let len = if is_cut { usize::try_from(received.len).unwrap() } else { data.len() };
-        assert_eq!(received, Received::of(&data[..len], End::CloseNotify), "{}", suite.iana);
-        assert!(!is_cut || len <= LIMIT as usize * 16_384, "{} sent {len} bytes under one key", suite.iana);
-        assert_eq!(closed - before[0], u64::from(is_cut), "{}", suite.iana);
-        // 40 MB are 2442 full records.
-        let is_rekeyed = has_limit && !is_cut;
-        assert_eq!(updates - before[1] >= 2, is_rekeyed, "{} with {} KeyUpdates", suite.iana, updates - before[1]);
     }
 }
 

@@ -10,6 +10,7 @@ use super::close::{Broken, Side};
 use super::pipe::PIPE_LEN;
 use super::stall;
 use crate::ktls::control;
+use crate::record::PLAINTEXT_LEN_MAX;
 use crate::telemetry::{Direction, RelayPath};
 
 impl BackendToClient<'_> {
@@ -46,7 +47,7 @@ impl BackendToClient<'_> {
         self.sides.watch.touch();
         self.writer.takes_for_kernel(received);
         while pipe.filled() > 0 {
-            match pipe.drain(self.sides.client.as_fd()) {
+            match self.in_full_segments(pipe.filled(), || pipe.drain(self.sides.client.as_fd())) {
                 Ok(sent) => self.writer.sent_to_kernel(sent, pipe.filled()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     stall::writable(self.sides, Side::Client).await?;
@@ -70,7 +71,7 @@ impl BackendToClient<'_> {
         self.writer.takes_for_kernel(received);
         let mut sent = 0;
         while sent < received {
-            match self.sides.client.send(&buffer[sent..received]) {
+            match self.in_full_segments(received - sent, || self.sides.client.send(&buffer[sent..received])) {
                 Ok(len) => {
                     sent += len;
                     self.writer.sent_to_kernel(len, received - sent);
@@ -83,6 +84,13 @@ impl BackendToClient<'_> {
         }
         self.count(RelayPath::KernelCopy, received);
         Ok(Turn::Moved(size.next(received, received == buffer.len())))
+    }
+
+    /// Calls `send`, which gives the kernel so many bytes to seal. What becomes several records leaves in as few segments as
+    /// in userspace, where it is one call to TCP: 10 % less CPU (docs/kernel-tls.md).
+    fn in_full_segments<T>(&self, len: usize, send: impl FnOnce() -> T) -> T {
+        let _cork = (len > PLAINTEXT_LEN_MAX).then(|| self.sides.client.cork());
+        send()
     }
 
     fn count(&self, path: RelayPath, bytes: usize) {

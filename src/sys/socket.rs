@@ -111,6 +111,14 @@ impl Stream {
         check(|| unsafe { libc::sendmsg(self.raw(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
     }
 
+    /// Holds back segments that are not full, until the returned value is dropped; not across a wait. Kernel TLS gives TCP
+    /// one record at a time and would send each in a segment of its own. Only for TCP.
+    pub fn cork(&self) -> Cork<'_> {
+        // A socket that refuses sends as it did before.
+        let _ = self.options().set_tcp_cork(true);
+        Cork { stream: self }
+    }
+
     /// The address that the peer connected to, or that we connected from.
     ///
     /// # Errors
@@ -177,6 +185,19 @@ impl Stream {
 
     fn options(&self) -> socket2::SockRef<'_> {
         socket2::SockRef::from(self)
+    }
+}
+
+/// As long as this lives, its stream holds back segments that are not full: see [`Stream::cork`].
+#[derive(Debug)]
+#[must_use = "dropped, it holds nothing back"]
+pub struct Cork<'a> {
+    stream: &'a Stream,
+}
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        let _ = self.stream.options().set_tcp_cork(false);
     }
 }
 
