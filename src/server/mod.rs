@@ -14,6 +14,7 @@ mod settings;
 mod signal;
 mod snapshot;
 mod sockets;
+mod stapling;
 mod start;
 mod succession;
 mod summary;

@@ -195,12 +195,15 @@ impl Control {
 
     fn publish(&mut self, request: Request, Ready { prepared, mut warnings, .. }: Ready) {
         warnings.extend(needs_restart(self.server.settings(), &prepared.settings));
+        // Before the first handshake can want it.
+        self.stapling.offer(&prepared.settings.listeners);
         let generation = match self.server.publish(prepared) {
             Ok(generation) => generation,
             Err(error) => return self.end_reload(request, &Reloaded::Failed { reason: error.to_string() }),
         };
         self.server.store_sockets();
         self.watch.follow(self.server.stamps().clone());
+        self.stapling.follow(&self.server.settings().listeners, SystemTime::now());
         if request.scope == Scope::Configuration
             && let Err(error) = self.server.reread_tickets()
         {

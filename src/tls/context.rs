@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
@@ -17,6 +18,7 @@ use super::protocol::{Group, Protocol, openssl_name};
 use super::secrets;
 use super::server_name::NameMap;
 use super::settings::{Settings, UnknownServerName};
+use super::stapling::{self, OcspMode};
 use crate::record::ProtocolVersion;
 use crate::sys::certificate;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
@@ -48,6 +50,7 @@ impl Context {
         let until = settings.client_auth.as_ref().and_then(|client_auth| client_auth.lists_until());
         set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
         set_alpn(&mut builder, &settings.alpn);
+        set_stapling(&mut builder, settings)?;
         if let Some(client_auth) = &settings.client_auth {
             client_auth.install(&mut builder)?;
         }
@@ -114,6 +117,12 @@ struct Chosen {
     position: AtomicUsize,
 }
 
+impl Chosen {
+    fn position(&self) -> usize {
+        self.position.load(Ordering::Relaxed)
+    }
+}
+
 fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
     static INDEX: LazyLock<Result<Index<Ssl, Chosen>, ErrorStack>> = LazyLock::new(Ssl::new_ex_index);
     INDEX.clone()
@@ -122,11 +131,24 @@ fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
 /// Runs within OpenSSL, in full handshakes of listeners with several certificates.
 fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     let Some(chosen) = ssl.ex_data(chosen_index()?) else { return Err(ErrorStack::get()) };
-    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position.load(Ordering::Relaxed));
+    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position());
     match identities.identities().get(position) {
         Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key()),
         None => Err(ErrorStack::get()),
     }
+}
+
+/// With stapling off the callback is not there, and clients that ask go unanswered.
+fn set_stapling(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), ErrorStack> {
+    if settings.ocsp == OcspMode::Off {
+        return Ok(());
+    }
+    let identities = Arc::clone(&settings.identities);
+    builder.set_status_callback(move |ssl| {
+        let position = chosen_index().ok().and_then(|index| ssl.ex_data(index)).map_or(0, Chosen::position);
+        let staple = stapling::respond(identities.identities().get(position), SystemTime::now());
+        staple.map_or(Ok(false), |staple| ssl.set_ocsp_status(staple.der()).map(|()| true))
+    })
 }
 
 fn set_protocol(builder: &mut SslContextBuilder, protocol: &Protocol) -> Result<(), ErrorStack> {

@@ -16,7 +16,9 @@ use super::super::near::nearest;
 use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
-use super::{Environment, backend, certificate, check_port, client_auth, guard, name, overlaps, protocol, server_name};
+use super::{
+    Environment, backend, certificate, check_port, client_auth, guard, name, ocsp, overlaps, protocol, server_name,
+};
 
 /// A listener of the file, as far as it could be read.
 pub(super) struct Resolved {
@@ -224,9 +226,10 @@ fn tls(
     let client_auth = client_auth::resolve(raw, environment, report);
     let ((certificates, identities), client_auth) = (certificates?, client_auth?);
     server_name::warn_uncovered(&sections, &identities, report);
+    let ocsp = ocsp::resolve(raw, &section.span(), &identities, environment, report);
     protocol::warn_unusable(&protocol, &identities, &section.span(), report);
     let sections = sections.into_iter().map(|section| section.settings).collect();
-    Some(tls::Settings { protocol, certificates, identities, unknown_server_name, alpn, client_auth, sections })
+    Some(tls::Settings { protocol, certificates, identities, ocsp, unknown_server_name, alpn, client_auth, sections })
 }
 
 /// RFC 7301 section 3.1: names of 1 to 255 bytes.

@@ -7,6 +7,7 @@ mod client_auth;
 mod guard;
 mod listener;
 mod log;
+mod ocsp;
 mod protocol;
 mod server;
 mod server_name;
