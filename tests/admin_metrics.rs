@@ -13,8 +13,8 @@ use std::time::{Instant, SystemTime};
 use sluice::telemetry::catalog::{self, LabelValues, MetricKind};
 use sluice::telemetry::exposition::Exposition;
 use sluice::telemetry::{
-    Configuration, GenerationCell, KernelTlsView, ListenerView, PhaseCell, Process, ReloadView, SnapshotView,
-    WorkerStateCell, WorkerView,
+    Configuration, ExpiryKind, ExpiryView, GenerationCell, KernelTlsView, ListenerView, PhaseCell, Process, ReloadView,
+    SnapshotView, WorkerStateCell, WorkerView,
 };
 use sluice::ticket::{Keeper, RingShape, Source};
 
@@ -101,9 +101,13 @@ fn process() -> Process {
             generation: 1,
             published: SystemTime::now(),
             listeners: vec![listener],
+            expiry: ExpiryView::choose(vec![("edge", ExpiryKind::Certificate, SystemTime::now(), ())], |()| {
+                ("CN=\"quoted\"".to_owned(), "0a".to_owned())
+            }),
         }),
         reloads: ReloadView::default(),
         memory: Arc::default(),
+        stapling: Arc::default(),
         ticket_ring: keeper.telemetry(),
         kernel_tls: KernelTlsView::default(),
         logs: Arc::default(),
@@ -127,7 +131,7 @@ fn render() -> String {
         for label in &metric.labels {
             let values = match &label.values {
                 LabelValues::Closed(values) => format!("`{}`", values.join("`, `")),
-                LabelValues::PerProcess(what) => (*what).to_owned(),
+                LabelValues::PerProcess(what) | LabelValues::PerSnapshot(what) => (*what).to_owned(),
             };
             writeln!(page, "{lead}- `{}`: {values}", label.name).unwrap();
             lead = "";
@@ -140,8 +144,8 @@ const PREFACE: &str = "\
 # Metrics
 
 `GET /metrics` on the admin address answers with these, as OpenMetrics text. What workers count is summed over them when
-it is asked for. Labels have closed sets of values, all of them exposed from the start: no address, server name or other
-word of a client ever becomes a label.
+it is asked for. Labels have closed sets of values, all of them exposed from the start, or a bounded number of values from
+the configuration in service: no address, server name or other word of a client ever becomes a label.
 
 This page is rendered from `src/telemetry/catalog.rs`:
 `SLUICE_WRITE_DOCS=1 cargo test --test admin_metrics` writes it anew, and without the variable the same test fails when

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use crate::telemetry::diagnostics;
 use crate::telemetry::{
-    CloseReason, Counter, DialResult, Direction, DrainView, FailureReason, KeepReason, KeySource, Kind, Label,
-    ListenerView, LogName, LogResult, Process, RelayPath, ReloadResult, RingEvent, RingFacts, RingStatus, SnapshotView,
-    TicketIssue, TicketOpening, Version, WorkerMetrics, WorkerState, WorkerView,
+    CloseReason, Counter, DialResult, Direction, DrainView, EndingView, ExpiryView, FailureReason, KeepReason,
+    KeySource, Kind, Label, ListenerView, LogName, LogResult, OcspFetch, Process, RelayPath, ReloadResult, RingEvent,
+    RingFacts, RingStatus, SnapshotView, StapleResult, StapleState, TicketIssue, TicketOpening, Version, WorkerMetrics,
+    WorkerState, WorkerView,
 };
 
 /// The version of the document's shape: it grows when a field changes its meaning or goes, not when one is added.
@@ -42,6 +43,8 @@ struct Status<'a> {
     tickets: Tickets,
     workers: Vec<Worker>,
     listeners: Vec<Listener>,
+    expiry: Expiry,
+    stapling: Stapling,
     log_lines_dropped: u64,
     logs: Logs,
 }
@@ -172,6 +175,39 @@ struct Listener {
     certificate_not_after: Option<String>,
 }
 
+/// What ends by itself: certificates, authorities for clients, revocation lists.
+#[derive(Serialize)]
+struct Expiry {
+    /// The soonest first: the 100 soonest, and the first of each kind of each listener.
+    soonest: Vec<Ending>,
+    /// How many more there are.
+    left_out: usize,
+}
+
+/// OCSP responses that are sent along with certificates.
+#[derive(Serialize)]
+struct Stapling {
+    /// Certificates of listeners that staple, by how it stands with their response.
+    certificates: BTreeMap<&'static str, i64>,
+    /// Certificates that demand a response and have none.
+    must_staple_missing: i64,
+    /// Questions to responders, by what came of them.
+    fetches: BTreeMap<&'static str, u64>,
+    /// Full handshakes whose client asked for a response, by whether it got one.
+    staples: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Ending {
+    listener: String,
+    kind: &'static str,
+    subject: String,
+    serial: String,
+    not_after: Option<String>,
+    /// Whole days; negative where it has ended.
+    days_left: i64,
+}
+
 /// The document as text that ends with a line break.
 pub(super) fn render(process: &Process) -> String {
     // Only a map with keys that are no strings could fail, and there is none.
@@ -222,6 +258,8 @@ fn read(process: &Process) -> Status<'_> {
         },
         workers: process.workers.iter().enumerate().map(worker).collect(),
         listeners: snapshot.listeners.iter().map(listener).collect(),
+        expiry: expiry(&snapshot.expiry, SystemTime::now()),
+        stapling: stapling(process),
         log_lines_dropped: diagnostics::dropped_line_count(),
         logs: logs(process),
     }
@@ -322,6 +360,39 @@ fn listener(view: &ListenerView) -> Listener {
     }
 }
 
+fn expiry(view: &ExpiryView, now: SystemTime) -> Expiry {
+    let ending = |ending: &EndingView| Ending {
+        listener: ending.listener.clone(),
+        kind: ending.kind.label(),
+        subject: ending.subject.clone(),
+        serial: ending.serial.clone(),
+        not_after: rfc3339(ending.not_after),
+        days_left: days_between(now, ending.not_after),
+    };
+    Expiry { soonest: view.shown.iter().map(ending).collect(), left_out: view.left_out }
+}
+
+fn stapling(process: &Process) -> Stapling {
+    let metrics = &process.stapling;
+    Stapling {
+        certificates: by_label(|state: StapleState| metrics.certificates.of(state).value()),
+        must_staple_missing: metrics.must_staple_missing.value(),
+        fetches: by_label(|result: OcspFetch| metrics.fetches.of(result).value()),
+        staples: sums(process, |metrics, result: StapleResult| metrics.staples.of(result)),
+    }
+}
+
+/// Whole days, rounded down: what ended an hour ago has -1.
+fn days_between(now: SystemTime, then: SystemTime) -> i64 {
+    const DAY_SECONDS: i64 = 86_400;
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let left = match then.duration_since(now) {
+        Ok(left) => seconds(left),
+        Err(past) => seconds(past.duration()).saturating_add(1).saturating_neg(),
+    };
+    left.div_euclid(DAY_SECONDS)
+}
+
 /// The counter of each value of a label, summed over the workers.
 fn sums<L: Label>(process: &Process, cell: impl Fn(&WorkerMetrics, L) -> &Counter) -> BTreeMap<&'static str, u64> {
     by_label(|label: L| sum(process, |metrics| cell(metrics, label).value()))
@@ -369,6 +440,10 @@ mod tests {
         assert_eq!(status["workers"][1]["state"], "running");
         assert_eq!(status["listeners"][0]["address"], "127.0.0.1:8443");
         assert_eq!(status["listeners"][0]["certificate_not_after"], "2027-01-15T08:00:00Z");
+        let ending = &status["expiry"]["soonest"][0];
+        assert_eq!((&ending["listener"], &ending["kind"]), (&"edge".into(), &"certificate".into()));
+        assert_eq!((&ending["subject"], &ending["serial"]), (&"CN=edge.example".into(), &"0a1b".into()));
+        assert_eq!((&ending["not_after"], &status["expiry"]["left_out"]), (&"2027-01-15T08:00:00Z".into(), &0.into()));
         assert_eq!(status["ring"]["flags"][1], "DEFER_TASKRUN");
         assert_eq!(status["phase"], "serving");
         assert_eq!(status["configuration"]["generation"], 1);
@@ -394,6 +469,14 @@ mod tests {
         assert_eq!((&after["changed"], &after["key_count"]), (&"2027-01-15T08:00:00Z".into(), &1.into()));
         assert_eq!(after["next_ratchet"], "2027-01-15T08:02:00Z");
         assert_eq!(after["key_names"][0], "1a".repeat(16));
+    }
+
+    #[test]
+    fn days_are_whole_and_negative_behind_the_end() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let days = |then| days_between(at(1_000_000), at(then));
+        assert_eq!((days(1_000_000), days(1_000_000 + 86_399), days(1_000_000 + 86_400)), (0, 0, 1));
+        assert_eq!((days(999_999), days(1_000_000 - 86_401)), (-1, -2));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum Severity {
     Error,
     /// The file can be used, and the operator should know.
     Warning,
+    /// Worth a word; nothing to be done at once.
+    Note,
 }
 
 /// Whether the output may hold terminal escapes.
@@ -111,6 +113,7 @@ impl Diagnostics {
         let level = match item.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
         };
         let path = self.path.to_string_lossy();
         let mut group = Group::with_title(level.primary_title(item.title.as_str()));
@@ -162,6 +165,10 @@ impl Diagnostic {
 
     pub(super) fn warning(title: impl Into<String>) -> Self {
         Self::new(Severity::Warning, clean(title.into()))
+    }
+
+    pub(super) fn note(title: impl Into<String>) -> Self {
+        Self::new(Severity::Note, clean(title.into()))
     }
 
     fn new(severity: Severity, title: String) -> Self {

@@ -40,19 +40,23 @@ use resolve::Environment;
 pub struct Checked {
     /// The settings; none where an error was found.
     pub settings: Option<server::Settings>,
-    /// Errors and warnings.
+    /// Errors, warnings and notes.
     pub diagnostics: Diagnostics,
 }
 
-/// Reads, checks and resolves a file, and the files that it names. Warnings go to the log.
+/// Reads, checks and resolves a file, and the files that it names. Warnings and notes go to the log.
 ///
 /// # Errors
 /// All errors of the file, and its warnings; see [`Diagnostics::render`].
 pub fn load(path: &Path) -> Result<server::Settings, Diagnostics> {
     let Checked { settings, diagnostics } = check(path);
     let Some(settings) = settings else { return Err(diagnostics) };
-    for warning in diagnostics.iter() {
-        tracing::warn!("{}", diagnostics.line(warning));
+    for finding in diagnostics.iter() {
+        let line = diagnostics.line(finding);
+        match finding.severity {
+            Severity::Note => tracing::info!("{line}"),
+            Severity::Warning | Severity::Error => tracing::warn!("{line}"),
+        }
     }
     Ok(settings)
 }

@@ -313,6 +313,9 @@ pub(super) struct Tls {
     pub(super) certificates: Option<Spanned<Vec<Spanned<Certificate>>>>,
     /// Folder of more certificates: `NAME.crt` or `NAME.pem` with `NAME.key`, PEM with both, `NAME.p12`.
     pub(super) certificate_directory: Field<PathBuf>,
+    /// OCSP responses that are sent along with the certificates: `file` from `edge.crt.ocsp` beside `edge.crt`, DER;
+    /// `fetch` from the responder that the certificate names.
+    pub(super) ocsp: Field<tls::stapling::OcspMode>,
     /// Clients that ask for no name, or for one that no certificate has: `default` gives them the first certificate,
     /// `refuse` an alert.
     pub(super) unknown_server_name: Field<tls::UnknownServerName>,

@@ -533,6 +533,7 @@ choice!(server::Sandbox { "auto" => Self::Auto, "off" => Self::Off, "required" =
 choice!(server::CoreDumps { "refuse" => Self::Refuse, "allow" => Self::Allow });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
+choice!(tls::stapling::OcspMode { "off" => Self::Off, "file" => Self::File, "fetch" => Self::Fetch });
 choice!(tls::UnknownServerName { "default" => Self::Default, "refuse" => Self::Refuse });
 
 impl Scalar for ProtocolVersion {

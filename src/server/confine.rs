@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Uid, geteuid, initgroups, setgid, setuid};
 use super::limit;
 use super::settings::{CoreDumps, Sandbox, Settings, User};
 use super::watch;
+use crate::tls::stapling::OcspMode;
 
 /// What was given up, and what could not be, to be logged once there is a log.
 #[derive(Debug, Default)]
@@ -114,7 +115,10 @@ impl Confinement {
         let kept = needed(settings);
         change_user(user, &kept)?;
         for path in settings.files() {
-            if let Err(source) = std::fs::File::open(&path) {
+            if let Err(source) = std::fs::File::open(&path)
+                // OCSP responses need not be there.
+                && source.kind() != io::ErrorKind::NotFound
+            {
                 return Err(ConfineError::Unreadable { user: user.name.clone(), path, source });
             }
         }
@@ -219,6 +223,10 @@ impl Places {
         read.extend(watch::folders(&absolute(config)));
         for file in settings.files() {
             read.extend(watch::folders(&absolute(&file)));
+        }
+        if settings.listeners.iter().any(|listener| listener.tls.ocsp == OcspMode::Fetch) {
+            // Responders have names, and what knows them is mostly a link that leads out of /etc.
+            read.extend(watch::folders(Path::new("/etc/resolv.conf")));
         }
         let mut execute: BTreeSet<PathBuf> = SYSTEM_EXECUTE.iter().map(PathBuf::from).collect();
         // Where the next version is to be found.

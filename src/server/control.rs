@@ -17,6 +17,7 @@ use super::reload::Reloads;
 use super::settings::{Reader, Settings};
 use super::signal::{Asked, Incoming, Signals};
 use super::stall::StallWatch;
+use super::stapling::Stapling;
 use super::start::{Ended, Server, StartError};
 use super::succession::{Door, Succession};
 use super::tickets::MAINTENANCE_INTERVAL;
@@ -125,6 +126,7 @@ pub(super) struct Control {
     pub(super) watch: Watch,
     pub(super) succession: Succession,
     pub(super) door: Door,
+    pub(super) stapling: Stapling,
     memory: MemoryWatch,
     stalls: StallWatch,
     /// A signal to stop has come; the next one means at once.
@@ -147,6 +149,7 @@ impl Control {
         door: Door,
     ) -> Self {
         Self {
+            stapling: Stapling::new(Arc::clone(&process.stapling)),
             memory: MemoryWatch::new(server.pressure(), Arc::clone(&process.memory)),
             stalls: StallWatch::default(),
             server,
@@ -173,6 +176,7 @@ impl Control {
         let mut watchdog = sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 2));
         self.watch = Watch::new();
         self.watch.follow(self.server.stamps().clone());
+        self.stapling.follow(&self.server.settings().listeners, SystemTime::now());
         self.open_door();
         loop {
             tokio::select! {
@@ -180,13 +184,16 @@ impl Control {
                 Some(request) = requests.recv() => self.grant(request),
                 Some((worker, notice)) = next(&mut notices) => self.note(worker, notice),
                 finished = self.reloads.prepared() => self.finish_reading(finished),
+                answered = self.stapling.answered() => self.stapling.take(answered, SystemTime::now()),
                 upgraded = self.succession.ended() => self.finish_upgrade(upgraded),
                 () = due(&mut watchdog) => self.tell_alive(),
                 _ = tickets.tick() => {
                     if let Some(change) = self.server.maintain_tickets() {
                         self.server.audit(AuditEvent::TicketsRevoked, Actor::process(), Some(change));
                     }
-                    self.expiry.look_at(&self.server.settings().listeners, SystemTime::now());
+                    let (listeners, now) = (&self.server.settings().listeners, SystemTime::now());
+                    self.expiry.look_at(listeners, now);
+                    self.stapling.look_after(listeners, now);
                 }
                 _ = watch.tick() => {
                     self.memory.look(self.server.settings().memory_max_bytes);

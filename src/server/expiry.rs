@@ -1,54 +1,52 @@
-//! Says in time that certificates are about to expire.
+//! Says in time that certificates, authorities and revocation lists are about to expire, and what ends next.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use crate::telemetry::{ExpiryKind, ExpiryView};
+use crate::tls::{Ending, Nearness, days_left};
 use crate::worker::ListenerSettings;
 
 /// What has been said so far, so that each threshold is said once.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    said: HashMap<Certificate, Stage>,
+    said: HashMap<Said, Nearness>,
 }
 
-/// One certificate of one listener. A renewed one has another end, and so is another one.
+/// What it was about. A renewed certificate has another end, and so is another one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Certificate {
+struct Said {
     listener: String,
-    path: PathBuf,
+    kind: ExpiryKind,
+    /// The file of a certificate, the name of an authority.
+    name: String,
     not_after: SystemTime,
 }
 
-/// How near the end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    /// At most this many days are left.
-    Days(u64),
-    /// None is.
-    Expired,
-}
-
 impl Expiry {
-    /// Looks at the certificates of these listeners and logs what is due.
+    /// Looks at everything that ends of these listeners and logs what is due.
     pub(super) fn look_at(&mut self, listeners: &[ListenerSettings], now: SystemTime) {
         let (mut in_service, mut due) = (HashMap::new(), Vec::new());
         for listener in listeners {
-            for identity in listener.tls.identities.identities() {
-                let Some(stage) = Stage::of(identity.not_after(), now) else { continue };
-                let (path, not_after) = (identity.path().to_owned(), identity.not_after());
-                let certificate = Certificate { listener: listener.name.clone(), path, not_after };
-                if self.said.get(&certificate) != Some(&stage) {
-                    due.push((certificate.clone(), stage));
+            for ending in listener.tls.endings() {
+                let Some(nearness) = Nearness::of(&ending.valid, now) else { continue };
+                let said = Said {
+                    listener: listener.name.clone(),
+                    kind: ending.kind,
+                    name: ending.file().map_or_else(|| ending.subject(), |file| file.display().to_string()),
+                    not_after: ending.valid.end,
+                };
+                let is_news = self.said.get(&said) != Some(&nearness);
+                if in_service.insert(said.clone(), nearness).is_none() && is_news {
+                    due.push((said, nearness));
                 }
-                in_service.insert(certificate, stage);
             }
         }
         // Those that are gone are forgotten.
         self.said = in_service;
-        due.sort_by_key(|(certificate, _)| certificate.not_after);
-        for (certificate, stage) in due.iter().take(LINES_MAX) {
-            say(certificate, *stage, now);
+        due.sort_by_key(|(said, _)| said.not_after);
+        for (said, nearness) in due.iter().take(LINES_MAX) {
+            say(said, *nearness, now);
         }
         if let Some(rest) = due.len().checked_sub(LINES_MAX).filter(|rest| *rest > 0) {
             tracing::warn!(more = rest, "more certificates expire soon: `sluice check` names them all");
@@ -56,52 +54,42 @@ impl Expiry {
     }
 }
 
-impl Stage {
-    /// The stage of a certificate that ends then; none where there is time.
-    fn of(not_after: SystemTime, now: SystemTime) -> Option<Self> {
-        let Ok(left) = not_after.duration_since(now) else { return Some(Self::Expired) };
-        THRESHOLD_DAYS.into_iter().find(|days| left <= DAY * *days).map(|days| Self::Days(u64::from(days)))
-    }
+/// What ends of these listeners, as the metrics and the status show it.
+pub(super) fn view<'a>(listeners: impl Iterator<Item = &'a ListenerSettings>) -> ExpiryView {
+    let endings = |listener: &'a ListenerSettings| {
+        let with_name = |ending: Ending<'a>| (listener.name.as_str(), ending.kind, ending.valid.end, ending);
+        listener.tls.endings().map(with_name)
+    };
+    ExpiryView::choose(listeners.flat_map(endings).collect(), |ending| (ending.subject(), ending.serial()))
 }
 
-fn say(certificate: &Certificate, stage: Stage, now: SystemTime) {
-    let (listener, path) = (certificate.listener.as_str(), Path::new(&certificate.path).display());
-    let not_after = humantime::format_rfc3339_seconds(certificate.not_after);
-    match stage {
-        Stage::Expired => {
-            tracing::error!(%listener, certificate = %path, %not_after, "a certificate has expired: clients refuse it");
+fn say(said: &Said, nearness: Nearness, now: SystemTime) {
+    let Said { listener, kind, name, not_after } = said;
+    let days_left = days_left(*not_after, now);
+    let not_after = humantime::format_rfc3339_seconds(*not_after);
+    match (nearness, kind) {
+        (Nearness::Expired, ExpiryKind::Certificate) => {
+            tracing::error!(%listener, certificate = %name, %not_after, "a certificate has expired: clients refuse it");
         }
-        Stage::Days(_) => {
-            let days_left = certificate.not_after.duration_since(now).unwrap_or_default().as_secs() / DAY.as_secs();
-            tracing::warn!(%listener, certificate = %path, days_left, %not_after, "a certificate expires soon: renew it");
+        (Nearness::Expired, ExpiryKind::ClientCa) => {
+            tracing::error!(%listener, authority = %name, %not_after, "an authority has expired: its clients are refused");
+        }
+        (Nearness::Expired, ExpiryKind::Crl) => {
+            tracing::error!(%listener, issuer = %name, %not_after, "a revocation list has expired: fetch the next one");
+        }
+        (Nearness::Days(_), ExpiryKind::Certificate) => {
+            tracing::warn!(%listener, certificate = %name, days_left, %not_after, "a certificate expires soon: renew it");
+        }
+        (Nearness::Days(_), ExpiryKind::ClientCa) => {
+            tracing::warn!(%listener, authority = %name, days_left, %not_after, "an authority expires soon: replace it");
+        }
+        (Nearness::Days(_), ExpiryKind::Crl) => {
+            tracing::warn!(
+                %listener, issuer = %name, days_left, %not_after, "a revocation list expires soon: fetch the next one"
+            );
         }
     }
 }
-
-/// Days before the end at which it is said, the nearest first.
-const THRESHOLD_DAYS: [u32; 4] = [1, 7, 14, 30];
 
 /// Lines about certificates in one go; the rest is told by number.
 const LINES_MAX: usize = 20;
-
-const DAY: Duration = Duration::from_secs(86_400);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stage(days: u64, seconds: u64) -> Option<Stage> {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        Stage::of(now + Duration::from_secs(days * DAY.as_secs() + seconds), now)
-    }
-
-    #[test]
-    fn stages_begin_at_30_14_7_and_1_days() {
-        assert_eq!((stage(30, 1), stage(30, 0)), (None, Some(Stage::Days(30))));
-        assert_eq!((stage(14, 1), stage(14, 0)), (Some(Stage::Days(30)), Some(Stage::Days(14))));
-        assert_eq!((stage(7, 1), stage(7, 0)), (Some(Stage::Days(14)), Some(Stage::Days(7))));
-        assert_eq!((stage(1, 1), stage(1, 0)), (Some(Stage::Days(7)), Some(Stage::Days(1))));
-        let now = SystemTime::now();
-        assert_eq!(Stage::of(now - Duration::from_secs(1), now), Some(Stage::Expired));
-    }
-}

@@ -16,6 +16,7 @@ mod signal;
 mod snapshot;
 mod sockets;
 mod stall;
+mod stapling;
 mod start;
 mod succession;
 mod summary;

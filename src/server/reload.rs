@@ -207,12 +207,15 @@ impl Control {
     fn publish(&mut self, request: Request, Ready { prepared, mut warnings, .. }: Ready) {
         warnings.extend(needs_restart(self.server.settings(), &prepared.settings));
         let tickets_before = self.server.settings().tickets.clone();
+        // Before the first handshake can want it.
+        self.stapling.offer(&prepared.settings.listeners);
         let generation = match self.server.publish(prepared) {
             Ok(generation) => generation,
             Err(error) => return self.end_reload(request, &Reloaded::Failed { reason: error.to_string() }),
         };
         self.server.store_sockets();
         self.watch.follow(self.server.stamps().clone());
+        self.stapling.follow(&self.server.settings().listeners, SystemTime::now());
         let tickets = &self.server.settings().tickets;
         if (&tickets.ring, &tickets.key_files) != (&tickets_before.ring, &tickets_before.key_files) {
             let change = "other ticket keys are configured: tickets of the former ones are refused".to_owned();

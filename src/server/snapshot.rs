@@ -1,6 +1,7 @@
 //! From settings to what the workers serve: everything that can fail is tried before anything changes.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::settings::Settings;
 use super::start::StartError;
@@ -9,6 +10,7 @@ use crate::backend;
 use crate::ktls;
 use crate::tls::client_auth::ClientAuth;
 use crate::tls::identity::{IdentityError, Table};
+use crate::tls::stapling;
 use crate::worker::{self, ListenerSettings};
 
 /// Settings that have been proved good, with everything that they name read and tried out. Made on any thread, since
@@ -85,6 +87,9 @@ fn renewed(listener: &ListenerSettings, backends: &[backend::Settings]) -> Resul
         let source = errors.into_iter().next().unwrap_or(IdentityError::TooMany { count: 0 });
         StartError::Identity { listener: listener.name.clone(), source }
     })?;
+    for (path, error) in stapling::read_files(&identities, renewed.tls.ocsp, SystemTime::now()) {
+        tracing::warn!(listener = %listener.name, "the OCSP response {} {error}", path.display());
+    }
     renewed.tls.identities = Arc::new(identities);
     worker::try_out(&renewed, backends).map_err(StartError::Listener)?;
     Ok(renewed)

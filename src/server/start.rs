@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use openssl::hash::MessageDigest;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use super::expiry;
 use super::handover::Handover;
 use super::inherit::Inherited;
 use super::logs::Logs;
@@ -283,6 +284,7 @@ impl Server {
             generation: self.snapshot.generation,
             published: self.published,
             listeners: self.snapshot.listeners.iter().zip(&self.addresses).map(listener).collect(),
+            expiry: expiry::view(self.snapshot.listeners.iter().map(|plan| &plan.settings)),
         }
     }
 

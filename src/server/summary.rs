@@ -36,6 +36,7 @@ pub(super) fn process(settings: &Settings, server: &Server, started: (SystemTime
         workers: settings.workers.cpus.iter().zip(server.metrics()).zip(server.pulses()).map(worker).collect(),
         snapshot: ArcSwap::from_pointee(server.view()),
         reloads: ReloadView::default(),
+        stapling: Arc::default(),
         ticket_ring: server.ticket_ring(),
         kernel_tls: kernel_tls(server),
         logs: server.logs().counters(),

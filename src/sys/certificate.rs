@@ -1,11 +1,13 @@
-//! Choosing the server's certificate within a handshake, which the `openssl` crate does not wrap.
+//! Choosing the server's certificate within a handshake, and reading what the `openssl` crate does not wrap.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{mem, ptr};
 
 use foreign_types_shared::ForeignTypeRef;
+use openssl::asn1::{Asn1GeneralizedTimeRef, Asn1OctetStringRef, Asn1TimeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::pkey::{PKeyRef, Private};
 use openssl::ssl::{SslContextBuilder, SslRef};
 use openssl::stack::StackRef;
@@ -39,6 +41,32 @@ pub fn use_certificate(
     // counts (both keys have their parameters, as keys read from files do) and copies the stack.
     let set = unsafe { SSL_use_cert_and_key(ssl.as_ptr(), leaf.as_ptr(), key.as_ptr(), chain, OVERRIDE) };
     if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+}
+
+/// The value of an extension of a certificate, DER; none where it is not there.
+pub fn extension(certificate: &X509Ref, nid: Nid) -> Option<&[u8]> {
+    const FROM_THE_START: c_int = -1;
+    // SAFETY: the certificate is live and only read.
+    let position = unsafe { ffi::X509_get_ext_by_NID(certificate.as_ptr(), nid.as_raw(), FROM_THE_START) };
+    if position < 0 {
+        return None;
+    }
+    // SAFETY: the position is one that the certificate has; the extension belongs to it.
+    let extension = unsafe { ffi::X509_get_ext(certificate.as_ptr(), position) };
+    // SAFETY: the extension was just found.
+    let value = unsafe { ffi::X509_EXTENSION_get_data(extension) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: not null, checked above; it belongs to the certificate, which is borrowed for as long and never changed.
+    Some(unsafe { Asn1OctetStringRef::from_ptr(value) }.as_slice())
+}
+
+/// A GeneralizedTime as what the `openssl` crate can compute with.
+pub fn general_time(time: &Asn1GeneralizedTimeRef) -> &Asn1TimeRef {
+    // SAFETY: both are OpenSSL's asn1_string_st, which carries its own type and which every function on ASN1_TIME takes
+    // with either; the borrow is that of `time`.
+    unsafe { Asn1TimeRef::from_ptr(time.as_ptr().cast()) }
 }
 
 unsafe extern "C" fn certificate_callback(ssl: *mut ffi::SSL, argument: *mut c_void) -> c_int {

@@ -3,13 +3,17 @@
 //! [`read_worker`] takes [`WorkerMetrics`] apart field by field, so that a counter which is added there does not compile
 //! until it is named here; `docs/metrics.md` is rendered from [`all`], and a test holds the two together.
 
+use std::time::SystemTime;
+
 use prometheus_client::registry::Unit;
 
 use super::cell::{ByLabel, Counter, Gauge, Label};
+use super::expiry::{EndingView, ExpiryKind, ExpiryView};
 use super::kernel_tls::{self, Statistics};
 use super::memory::MemoryMetrics;
 use super::output::LogCounters;
 use super::reload::ReloadView;
+use super::stapling::StaplingMetrics;
 use super::ticket::{RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters};
 use super::worker::WorkerMetrics;
 
@@ -55,6 +59,8 @@ pub enum LabelValues {
     Closed(Vec<&'static str>),
     /// Fixed when the process starts; the text says what it is.
     PerProcess(&'static str),
+    /// Fixed with each configuration or certificate that goes in service, and bounded in number; the text says what it is.
+    PerSnapshot(&'static str),
 }
 
 /// One value of a metric, with its labels.
@@ -91,6 +97,8 @@ pub fn all() -> Vec<Metric> {
     let view = ReloadView::default();
     let ((reloads, _), (swaps, _)) = (reloads(&view), certificate_swaps(&view));
     let (upgrades_failed, _) = upgrades_failed(&view);
+    let [(expiry, _), (expiry_left_out, _)] = expiry(&ExpiryView::default());
+    let stapling = stapling(&StaplingMetrics::default()).map(|(metric, _)| metric);
     let ((kernel_events, _), (kernel_open, _)) = (kernel_tls_events(&kernel_tls), kernel_tls_open(&kernel_tls));
     let process = [
         build(),
@@ -104,6 +112,8 @@ pub fn all() -> Vec<Metric> {
         swaps,
         upgrades_failed,
         certificate_not_after(),
+        expiry,
+        expiry_left_out,
         workers(),
         worker_connections_open(),
         resident_memory(),
@@ -112,7 +122,7 @@ pub fn all() -> Vec<Metric> {
         memory_steps,
     ];
     let counted = read_worker(&WorkerMetrics::default()).into_iter().map(|(metric, _)| metric);
-    process.into_iter().chain(ticket_ring).chain([kernel_events, kernel_open]).chain(counted).collect()
+    process.into_iter().chain(stapling).chain(ticket_ring).chain([kernel_events, kernel_open]).chain(counted).collect()
 }
 
 /// Version and OpenSSL.
@@ -345,6 +355,65 @@ pub(super) fn certificate_not_after() -> Metric {
     }
 }
 
+/// What ends by itself, the soonest of it, and how much more there is.
+pub(super) fn expiry(view: &ExpiryView) -> [(Metric, Vec<Sample>); 2] {
+    let kinds = ExpiryKind::ALL.iter().map(|kind| kind.label()).collect();
+    let ends = Metric {
+        subject: "sluice_expiry_time",
+        unit: Some(Unit::Seconds),
+        kind: MetricKind::Gauge,
+        help: "When a certificate, an authority for clients or a revocation list ends, in seconds since 1970-01-01 UTC: \
+               the 100 that end soonest, and the first of each kind of each listener",
+        labels: vec![
+            per_process("listener", "the name of the listener"),
+            LabelSet { name: ExpiryKind::NAME, values: LabelValues::Closed(kinds) },
+            per_snapshot("subject", "the subject of the certificate, the issuer of the revocation list"),
+            per_snapshot("serial", "the serial number of the certificate, hexadecimal; empty for a revocation list"),
+        ],
+    };
+    let left_out = Metric {
+        subject: "sluice_expiry_left_out",
+        unit: None,
+        kind: MetricKind::Gauge,
+        help: "Certificates, authorities and revocation lists without a sluice_expiry_time_seconds, since more than 100 \
+               others end before them",
+        labels: Vec::new(),
+    };
+    let sample = |ending: &EndingView| Sample {
+        labels: vec![
+            ("listener", ending.listener.clone()),
+            (ExpiryKind::NAME, ending.kind.label().to_owned()),
+            ("subject", ending.subject.clone()),
+            ("serial", ending.serial.clone()),
+        ],
+        value: unix_seconds(ending.not_after),
+    };
+    let number = Sample { labels: Vec::new(), value: view.left_out as i128 };
+    [(ends, view.shown.iter().map(sample).collect()), (left_out, vec![number])]
+}
+
+/// OCSP stapling.
+pub(super) fn stapling(metrics: &StaplingMetrics) -> [(Metric, Vec<Sample>); 3] {
+    [
+        read("sluice_ocsp_fetches", "Questions to OCSP responders, by what came of them", &metrics.fetches),
+        read(
+            "sluice_ocsp_certificates",
+            "Certificates of listeners that staple OCSP responses, by how it stands with their response",
+            &metrics.certificates,
+        ),
+        read(
+            "sluice_ocsp_must_staple_missing",
+            "Certificates that demand an OCSP response (must-staple) and have none: clients refuse them",
+            &metrics.must_staple_missing,
+        ),
+    ]
+}
+
+/// Seconds since 1970; 0 for what was before.
+pub(super) fn unix_seconds(time: SystemTime) -> i128 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i128::from(since.as_secs()))
+}
+
 /// Workers by state.
 pub(super) fn workers() -> Metric {
     Metric {
@@ -389,6 +458,7 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         handshakes,
         handshakes_failed,
         client_certificates,
+        staples,
         dials,
         relay_bytes,
         key_updates_received,
@@ -446,6 +516,11 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
             "Certificates of clients that were asked for one, by what became of them",
             client_certificates,
         ),
+        read(
+            "sluice_ocsp_staples",
+            "Full handshakes whose client asked for an OCSP response, by whether it got one, where stapling is on",
+            staples,
+        ),
         read("sluice_backend_dials", "Attempts to connect to a server of a backend", dials),
         in_unit(Unit::Bytes, read("sluice_relay", "Payload relayed, without what TLS adds to it", relay_bytes)),
         read("sluice_key_updates_received", "TLS 1.3 KeyUpdates received", key_updates_received),
@@ -487,6 +562,10 @@ fn in_unit(unit: Unit, (metric, samples): (Metric, Vec<Sample>)) -> (Metric, Vec
 
 fn per_process(name: &'static str, what: &'static str) -> LabelSet {
     LabelSet { name, values: LabelValues::PerProcess(what) }
+}
+
+fn per_snapshot(name: &'static str, what: &'static str) -> LabelSet {
+    LabelSet { name, values: LabelValues::PerSnapshot(what) }
 }
 
 /// A cell, or a cell for each value of a label.

@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::catalog::{self, Metric, MetricKind, Sample};
+use super::catalog::{self, Metric, MetricKind, Sample, unix_seconds};
 use super::diagnostics;
 use super::kernel_tls::Statistics;
 use super::memory::MemoryMetrics;
@@ -71,13 +70,17 @@ fn readings(process: &Process) -> Vec<(Metric, Vec<Sample>)> {
         catalog::certificate_swaps(&process.reloads),
         catalog::upgrades_failed(&process.reloads),
         (catalog::certificate_not_after(), certificate_ends(process)),
+    ];
+    readings.extend(catalog::expiry(&process.snapshot.load().expiry));
+    readings.extend([
         (catalog::workers(), WorkerState::ALL.map(|state| workers_in(state, process)).to_vec()),
         (catalog::worker_connections_open(), connections_by_worker(process)),
         (catalog::resident_memory(), vec![sample([], MemoryMetrics::resident_bytes().unwrap_or_default().into())]),
         catalog::memory_ceiling(&process.memory),
         (catalog::memory_pressure(), vec![sample([], process.memory.pressure.value().into())]),
         catalog::memory_steps(&process.memory),
-    ];
+    ]);
+    readings.extend(catalog::stapling(&process.stapling));
     readings.extend(catalog::ticket_ring(&process.ticket_ring));
     // Where the kernel has no TLS, there is nothing to count.
     let kernel_tls = Statistics::read().unwrap_or_default();
@@ -121,10 +124,6 @@ fn certificate_ends(process: &Process) -> Vec<Sample> {
 
 fn sample<const N: usize>(labels: [(&'static str, &str); N], value: i128) -> Sample {
     Sample { labels: labels.map(|(name, value)| (name, value.to_owned())).to_vec(), value }
-}
-
-fn unix_seconds(time: SystemTime) -> i128 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i128::from(since.as_secs()))
 }
 
 fn encode_metric(encoder: &mut DescriptorEncoder<'_>, metric: &Metric, samples: Vec<Sample>) -> fmt::Result {

@@ -6,6 +6,7 @@ pub mod catalog;
 mod cell;
 mod configuration;
 pub mod diagnostics;
+mod expiry;
 pub mod exposition;
 pub mod kernel_tls;
 mod label;
@@ -13,11 +14,13 @@ mod memory;
 pub mod output;
 mod process;
 mod reload;
+mod stapling;
 mod ticket;
 mod worker;
 
 pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use configuration::Configuration;
+pub use expiry::{EXPIRY_SHOWN_MAX, EndingView, ExpiryKind, ExpiryView};
 pub use label::{
     AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, LogName,
     LogResult, ProxyHeader, RefusalReason, RelayPath, Version,
@@ -28,6 +31,7 @@ pub use process::{
     WorkerState, WorkerStateCell, WorkerView,
 };
 pub use reload::{LastReload, ReloadResult, ReloadView, SwapResult};
+pub use stapling::{OcspFetch, StapleResult, StapleState, StaplingMetrics};
 pub use ticket::{
     KeySource, RingEvent, RingFacts, RingStanding, RingStatus, RingTelemetry, TicketCounters, TicketIssue,
     TicketOpening,

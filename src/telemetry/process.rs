@@ -10,10 +10,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::audit;
 use super::configuration::Configuration;
+use super::expiry::ExpiryView;
 use super::label::CloseReason;
 use super::memory::MemoryMetrics;
 use super::output::LogCounters;
 use super::reload::ReloadView;
+use super::stapling::StaplingMetrics;
 use super::ticket::RingTelemetry;
 use super::worker::WorkerMetrics;
 
@@ -40,6 +42,8 @@ pub struct Process {
     pub snapshot: ArcSwap<SnapshotView>,
     /// What became of the reloads.
     pub reloads: ReloadView,
+    /// OCSP stapling.
+    pub stapling: Arc<StaplingMetrics>,
     /// The ticket ring.
     pub ticket_ring: Arc<RingTelemetry>,
     /// What the kernel can do for TLS.
@@ -106,6 +110,8 @@ pub struct SnapshotView {
     pub published: SystemTime,
     /// The listeners in the order of the configuration.
     pub listeners: Vec<ListenerView>,
+    /// What of it ends by itself.
+    pub expiry: ExpiryView,
 }
 
 /// One listener.
@@ -299,6 +305,9 @@ impl Process {
             certificate_not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         };
         let published = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let not_after = listener.certificate_not_after;
+        let all = vec![("edge", super::expiry::ExpiryKind::Certificate, not_after, "CN=edge.example")];
+        let expiry = ExpiryView::choose(all, |subject| (subject.to_owned(), "0a1b".to_owned()));
         Self {
             version: "1.2.3",
             openssl: "OpenSSL 4 \"test\"",
@@ -308,8 +317,14 @@ impl Process {
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             started_at: Instant::now(),
             workers: (0..worker_count).map(worker).collect(),
-            snapshot: ArcSwap::from_pointee(SnapshotView { generation: 1, published, listeners: vec![listener] }),
+            snapshot: ArcSwap::from_pointee(SnapshotView {
+                generation: 1,
+                published,
+                listeners: vec![listener],
+                expiry,
+            }),
             reloads: ReloadView::default(),
+            stapling: Arc::default(),
             ticket_ring: Arc::default(),
             kernel_tls: KernelTlsView::default(),
             logs: Arc::default(),

@@ -7,6 +7,7 @@ use super::label::{
     AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader,
     RefusalReason, RelayPath, Version,
 };
+use super::stapling::StapleResult;
 use super::ticket::TicketCounters;
 
 /// The counters of one worker: written by it alone, read by the scrape.
@@ -43,6 +44,8 @@ pub struct WorkerMetrics {
     pub handshakes_failed: ByLabel<FailureReason>,
     /// Certificates of clients that were asked for one, by what became of them.
     pub client_certificates: ByLabel<ClientCertificate>,
+    /// Full handshakes whose client asked for an OCSP response, by whether it got one, where stapling is on.
+    pub staples: ByLabel<StapleResult>,
     /// Attempts to reach a server.
     pub dials: ByLabel<DialResult>,
     /// Payload bytes relayed.

@@ -2,6 +2,7 @@
 //! decided by the ClientHello.
 
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
@@ -17,6 +18,7 @@ use super::protocol::{Group, Protocol, openssl_name};
 use super::secrets;
 use super::server_name::NameMap;
 use super::settings::{Settings, UnknownServerName};
+use super::stapling::{self, OcspMode};
 use crate::record::ProtocolVersion;
 use crate::sys::certificate;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
@@ -162,6 +164,7 @@ fn ssl_context(
     let until = client_auth.and_then(ClientAuth::lists_until);
     set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
     set_alpn(&mut builder, &settings.alpn);
+    set_stapling(&mut builder, settings)?;
     if let Some(client_auth) = client_auth {
         client_auth.install(&mut builder)?;
     }
@@ -188,6 +191,19 @@ fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
         Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key()),
         None => Err(ErrorStack::get()),
     }
+}
+
+/// With stapling off the callback is not there, and clients that ask go unanswered.
+fn set_stapling(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), ErrorStack> {
+    if settings.ocsp == OcspMode::Off {
+        return Ok(());
+    }
+    let identities = Arc::clone(&settings.identities);
+    builder.set_status_callback(move |ssl| {
+        let position = chosen_index().ok().and_then(|index| ssl.ex_data(index)).map_or(0, |chosen| chosen.position);
+        let staple = stapling::respond(identities.identities().get(position), SystemTime::now());
+        staple.map_or(Ok(false), |staple| ssl.set_ocsp_status(staple.der()).map(|()| true))
+    })
 }
 
 fn set_protocol(builder: &mut SslContextBuilder, protocol: &Protocol) -> Result<(), ErrorStack> {

@@ -15,10 +15,11 @@ use super::context::{Admitted, Context};
 use super::facts::Facts;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
+use super::stapling;
 use crate::guard::Cost;
 use crate::record::{CipherSuite, Handover, MasterSecret, ProtocolVersion, TrafficKeys, TrafficSecret, TrafficSecrets};
 use crate::sys;
-use crate::telemetry::ClientCertificate;
+use crate::telemetry::{ClientCertificate, StapleResult};
 
 /// Most bytes that a client may send in one handshake: a ClientHello, and a certificate chain of the 100 KiB that
 /// OpenSSL accepts. Beyond it the handshake fails with [`Failure::TooLong`].
@@ -35,6 +36,7 @@ pub struct Handshake {
     sent: SentRecords,
     received_bytes: usize,
     has_expired_list: bool,
+    staple: Option<StapleResult>,
 }
 
 /// Who reads what the client sends.
@@ -75,6 +77,8 @@ pub struct Established {
     pub alpn: Option<Vec<u8>>,
     /// What became of the client's certificate; none where the client was not asked for one.
     pub client_certificate: Option<ClientCertificate>,
+    /// What became of the client's wish for an OCSP response; none where it had none, or could have none.
+    pub staple: Option<StapleResult>,
     /// More about it; to be dropped soon.
     pub facts: Facts,
     /// What record protection goes on with.
@@ -101,6 +105,7 @@ impl Handshake {
             sent: SentRecords::default(),
             received_bytes: 0,
             has_expired_list: false,
+            staple: None,
         }
     }
 
@@ -203,6 +208,7 @@ impl Handshake {
             section: self.section,
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             client_certificate: client_certificate(ssl, kind, self.has_expired_list),
+            staple: self.staple,
             facts: Facts::of(stream),
             handover,
         })
@@ -228,6 +234,7 @@ impl Handshake {
             let sent_from = stream.get_ref().output.len();
             let (result, observed) = client_auth::observe(|| secrets::capture(&mut self.secrets, || stream.accept()));
             self.has_expired_list |= observed.has_expired_list;
+            self.staple = stapling::take_result().or(self.staple);
             let version = stream.ssl().version2();
             self.sent.count(&stream.get_ref().output[sent_from..], version, result.is_ok());
             match result {

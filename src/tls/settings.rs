@@ -8,6 +8,7 @@ use super::client_auth::ClientAuth;
 use super::identity::{File, Table, list_directory};
 use super::protocol::Protocol;
 use super::server_name::ServerName;
+use super::stapling::{self, OcspMode};
 
 /// TLS of one listener.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Settings {
     pub certificates: CertificateSources,
     /// The certificates, as they were read from there.
     pub identities: Arc<Table>,
+    /// Where the OCSP responses of the certificates come from.
+    pub ocsp: OcspMode,
     /// What becomes of clients that ask for a name that no certificate has.
     pub unknown_server_name: UnknownServerName,
     /// ALPN protocols in order of preference; empty: the extension is not answered.
@@ -30,7 +33,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Every file and folder that the context of the listener is built from.
+    /// Every file and folder that the context of the listener is built from. Those of OCSP responses need not be there.
     pub fn files(&self) -> Vec<PathBuf> {
         let folder = self.certificates.directory.as_deref();
         // What cannot be listed has nothing in it that could be watched.
@@ -38,7 +41,9 @@ impl Settings {
         let inside = inside.iter().flat_map(CertificateFiles::paths);
         let client_auth = self.client_auths().into_iter().flat_map(|client_auth| client_auth.settings().files());
         let certificates = self.certificates.paths().chain(inside).map(Path::to_owned);
-        certificates.chain(client_auth.cloned()).collect()
+        let responses = self.identities.identities().iter().filter(|_| self.ocsp != OcspMode::Off);
+        let responses = responses.map(|identity| stapling::response_file(identity.path()));
+        certificates.chain(client_auth.cloned()).chain(responses).collect()
     }
 
     /// Everything that is asked of clients, by the listener and by its sections, each thing once.

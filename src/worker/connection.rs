@@ -188,6 +188,9 @@ fn count(established: &Established, worker: &WorkerContext) {
     if let Some(result) = established.client_certificate {
         worker.metrics.client_certificates.of(result).increment();
     }
+    if let Some(result) = established.staple {
+        worker.metrics.staples.of(result).increment();
+    }
     let kind = match established.kind {
         HandshakeKind::Full => Kind::Full,
         HandshakeKind::Resumed => Kind::Resumed,

@@ -38,11 +38,16 @@ pub(crate) struct Credentials {
 }
 
 /// What a certificate says.
+#[derive(Clone)]
 pub(crate) struct Profile {
     pub(crate) common_name: String,
     pub(crate) dns: Vec<String>,
     pub(crate) uris: Vec<String>,
     pub(crate) purpose: Purpose,
+    /// Where its authority answers questions about it.
+    pub(crate) responder: Option<String>,
+    /// Whether it demands an OCSP response.
+    pub(crate) must_staple: bool,
     /// Seconds from now.
     pub(crate) valid: std::ops::Range<i64>,
 }
@@ -52,6 +57,8 @@ pub(crate) struct Profile {
 pub(crate) enum Purpose {
     Client,
     Server,
+    /// Signing OCSP responses.
+    OcspSigning,
     /// Nothing is said.
     Any,
 }
@@ -64,6 +71,8 @@ impl Profile {
             dns: Vec::new(),
             uris: Vec::new(),
             purpose: Purpose::Client,
+            responder: None,
+            must_staple: false,
             valid: -DAY..30 * DAY,
         }
     }
@@ -89,6 +98,16 @@ impl Profile {
         self
     }
 
+    /// Names a responder.
+    pub(crate) fn responder(self, url: &str) -> Self {
+        Self { responder: Some(url.to_owned()), ..self }
+    }
+
+    /// Demands an OCSP response.
+    pub(crate) fn must_staple(self) -> Self {
+        Self { must_staple: true, ..self }
+    }
+
     pub(crate) fn uri(mut self, uri: &str) -> Self {
         self.uris.push(uri.to_owned());
         self
@@ -99,6 +118,12 @@ impl Authority {
     /// A root.
     pub(crate) fn root(common_name: &str) -> Self {
         Self::make(common_name, None, None, -DAY..3650 * DAY)
+    }
+
+    /// A root that was written somewhere, PEM.
+    pub(crate) fn from_pem(certificate: &[u8], key: &[u8]) -> Self {
+        let certificate = X509::from_pem(certificate).unwrap();
+        Self { certificate, key: PKey::private_key_from_pem(key).unwrap(), chain: Vec::new() }
     }
 
     /// An authority below this one.
@@ -182,6 +207,13 @@ impl Authority {
         builder.build().unwrap().to_pem().unwrap()
     }
 
+    /// Writes the private key, PEM.
+    pub(crate) fn write_key(&self, directory: &Path, name: &str) -> PathBuf {
+        let path = directory.join(name);
+        std::fs::write(&path, self.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        path
+    }
+
     /// Writes the certificate, PEM.
     pub(crate) fn write(&self, directory: &Path, name: &str) -> PathBuf {
         let path = directory.join(name);
@@ -242,7 +274,17 @@ fn append_profile(builder: &mut X509Builder, profile: &Profile, issuer: Option<&
         Purpose::Server => {
             builder.append_extension(ExtendedKeyUsage::new().server_auth().build().unwrap()).unwrap();
         }
+        Purpose::OcspSigning => {
+            builder.append_extension(ExtendedKeyUsage::new().other("OCSPSigning").build().unwrap()).unwrap();
+        }
         Purpose::Any => {}
+    }
+    if let Some(url) = &profile.responder {
+        builder.append_extension(responder(url)).unwrap();
+    }
+    if profile.must_staple {
+        // RFC 7633: status_request.
+        builder.append_extension(extension("1.3.6.1.5.5.7.1.24", false, &der(0x30, &der(0x02, &[5])))).unwrap();
     }
     append_identifiers(builder, issuer);
     if profile.dns.is_empty() && profile.uris.is_empty() {
@@ -266,6 +308,13 @@ fn append_identifiers(builder: &mut X509Builder, issuer: Option<&X509>) {
         let above = AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(Some(issuer), None));
         builder.append_extension(above.unwrap()).unwrap();
     }
+}
+
+/// RFC 5280 section 4.2.2.1.
+fn responder(url: &str) -> X509Extension {
+    let ocsp = [0x06, 8, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01];
+    let description = der(0x30, &[&ocsp[..], &der(0x86, url.as_bytes())].concat());
+    extension("1.3.6.1.5.5.7.1.1", false, &der(0x30, &description))
 }
 
 /// RFC 5280 section 4.2.1.10.

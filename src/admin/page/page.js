@@ -28,6 +28,9 @@ const REASONS = {
   expired: "too old", scope: "issued under another policy", server_name: "issued for another name",
   client_certificate: "the client certificate has expired", corrupted: "damaged or forged",
 };
+const KINDS = { certificate: "certificate", client_ca: "client authority", crl: "revocation list" };
+// Ends that are shown of each listener, and notices about them.
+const ENDINGS_SHOWN = 3, NOTICES_MAX = 5;
 const DIRECTIONS = { backend_to_client: "to clients", client_to_backend: "to backends" };
 
 const state = { last: null, lastAt: 0, history: {}, paused: false, timer: 0, failures: 0 };
@@ -191,14 +194,17 @@ function notices(status) {
   const stalled = status.workers.filter((worker) => worker.state === "stalled").length;
   if (stalled > 0) found.push(["bad", stalled + " of " + status.workers.length + " workers stand still: restart the process if they stay so."]);
   if (status.phase !== "serving") found.push(["warn", "The process is " + status.phase + ": " + number(status.connections.open) + " connections are still open."]);
+  if (status.stapling.must_staple_missing > 0) found.push(["bad", number(status.stapling.must_staple_missing) + " certificates demand an OCSP response and have none: clients refuse them."]);
+  if (status.stapling.certificates.revoked > 0) found.push(["bad", number(status.stapling.certificates.revoked) + " certificates have been revoked: replace them."]);
   if (status.log_lines_dropped > 0) found.push(["warn", number(status.log_lines_dropped) + " log lines were dropped: standard error is not read fast enough."]);
   const lost = sum(status.logs.lines.access) - status.logs.lines.access.written + status.logs.access_dropped;
   if (lost > 0) found.push(["warn", number(lost) + " records of the access log were lost."]);
   if (status.logs.lines.audit.lost > 0) found.push(["bad", number(status.logs.lines.audit.lost) + " records of the audit log were lost."]);
-  for (const listener of status.listeners) {
-    const days = daysLeft(listener.certificate_not_after, status.now);
-    if (days !== null && days < 7) found.push(["bad", "The certificate of listener " + listener.name + (days < 0 ? " has expired." : " expires in " + days + " days.")]);
+  const near = status.expiry.soonest.filter((ending) => ending.days_left < (ending.kind === "crl" ? 0 : 7));
+  for (const ending of near.slice(0, NOTICES_MAX)) {
+    found.push(["bad", "The " + KINDS[ending.kind] + " " + ending.subject + " of listener " + ending.listener + (ending.days_left < 0 ? " has expired." : " expires in " + ending.days_left + " days.")]);
   }
+  if (near.length > NOTICES_MAX) found.push(["bad", "And " + (near.length - NOTICES_MAX) + " more: see /status."]);
   const text = JSON.stringify(found);
   // Only a change is worth a word of the screen reader.
   if (state.notices === text) return;
@@ -253,7 +259,19 @@ function listeners(status) {
     return [named(listener.name, listener.address), make("code", {}, listener.backend),
       named(make("span", { class: "pill " + kind }, words), (listener.certificate_not_after || "").slice(0, 10))];
   });
-  fill("listeners", table("Listeners and certificates", [["Listener"], ["Backend"], ["Certificate", true]], rows));
+  const next = [], seen = {};
+  for (const ending of status.expiry.soonest) {
+    seen[ending.listener] = (seen[ending.listener] || 0) + 1;
+    if (seen[ending.listener] > ENDINGS_SHOWN) continue;
+    const kind = ending.days_left < 7 ? "bad" : ending.days_left < 30 ? "warn" : "good";
+    const words = ending.days_left < 0 ? "expired" : number(ending.days_left) + " days";
+    next.push([named(ending.listener, KINDS[ending.kind]), make("span", {}, ending.subject),
+      named(make("span", { class: "pill " + (ending.kind === "crl" && ending.days_left >= 0 ? "" : kind) }, words), (ending.not_after || "").slice(0, 10))]);
+  }
+  const hidden = status.expiry.soonest.length - next.length + status.expiry.left_out;
+  fill("listeners", table("Listeners and certificates", [["Listener"], ["Backend"], ["Certificate", true]], rows),
+    make("h3", {}, "What ends next"), table("What ends next", [["Listener"], ["Name"], ["Left", true]], next),
+    hidden > 0 ? make("p", { class: "key" }, number(hidden) + " more end later") : null);
 }
 
 function tickets(status) {

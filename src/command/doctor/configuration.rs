@@ -59,6 +59,7 @@ const fn level(severity: Severity) -> Level {
     match severity {
         Severity::Error => Level::Broken,
         Severity::Warning => Level::Warning,
+        Severity::Note => Level::Note,
     }
 }
 

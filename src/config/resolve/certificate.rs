@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use toml::Spanned;
 
 use crate::tls::identity::{self, File, Identity, IdentityError, Notice, Table, Validity};
-use crate::tls::{CertificateFiles, CertificateForm, CertificateSources};
+use crate::tls::{CertificateFiles, CertificateForm, CertificateSources, Ending, Nearness, THRESHOLD_DAYS, days_left};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::raw;
@@ -135,10 +135,10 @@ fn warn(
     let date = humantime::format_rfc3339_seconds;
     match identity.validity_at(environment.now) {
         Validity::Valid => {
-            let left = identity.not_after().duration_since(environment.now).unwrap_or_default();
-            if left <= RENEWAL_DUE {
-                let finding = Diagnostic::warning("the certificate expires soon");
-                let found = format!("{} days left, until {}", left.as_secs() / 86_400, date(identity.not_after()));
+            if let Some(finding) = expires_soon(&Ending::of_identity(identity).valid, environment.now, |words| {
+                format!("the certificate {words}")
+            }) {
+                let found = time_left(identity.not_after(), environment.now);
                 report.push_at(finding.help("renew it"), &places.certificate, of_file(found, identity.path()));
             }
         }
@@ -304,7 +304,27 @@ fn advice(error: &IdentityError) -> (String, Option<String>, Option<String>) {
     }
 }
 
-/// How long before its end a certificate should be renewed: clients get those of 90 days, and of less before long.
-const RENEWAL_DUE: Duration = Duration::from_secs(14 * 86_400);
+/// A word about what ends before long, which `title` names: a note where there is a month, a warning where there is
+/// less. What has ended is for the caller to say.
+pub(super) fn expires_soon(
+    valid: &Range<SystemTime>,
+    now: SystemTime,
+    title: impl Fn(&str) -> String,
+) -> Option<Diagnostic> {
+    match Nearness::of(valid, now)? {
+        Nearness::Expired => None,
+        Nearness::Days(days) if Some(&days) == THRESHOLD_DAYS.last() => {
+            Some(Diagnostic::note(title("expires within 30 days")))
+        }
+        Nearness::Days(_) => Some(Diagnostic::warning(title("expires soon"))),
+    }
+}
+
+/// What is found of something that ends then.
+pub(super) fn time_left(end: SystemTime, now: SystemTime) -> String {
+    let days = days_left(end, now);
+    let plural = if days == 1 { "" } else { "s" };
+    format!("{days} day{plural} left, until {}", humantime::format_rfc3339_seconds(end))
+}
 
 const KEYS: &str = "allowed: RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, Ed25519";

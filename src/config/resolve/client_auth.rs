@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use crate::telemetry::ExpiryKind;
 use crate::tls::client_auth::{
     AllowedIdentity, ClientAuth, ClientAuthError, ClientAuthMode, ClientAuthSettings, ExpiredCrl,
 };
@@ -18,6 +19,7 @@ use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{ClientAuthChoice, List, Written};
 use super::Environment;
+use super::certificate::{expires_soon, time_left};
 
 /// Reads what one listener and its sections ask of clients; files that are named in the same way are read once.
 pub(super) struct Reader<'a> {
@@ -169,6 +171,17 @@ fn warn(client_auth: &ClientAuth, places: &Places<'_>, report: &mut Report) {
         report.push_at(finding, &places.ca, format!("valid until {}", date(not_after)));
     }
     let lists = places.crl.first().map(|(_, first)| first.clone());
+    for ending in client_auth.endings() {
+        let (span, what, help) = match ending.kind {
+            ExpiryKind::Crl => (lists.as_ref().unwrap_or(&places.ca), "revocation list of", "fetch the next one"),
+            _ => (&places.ca, "authority", "replace it, or add the next one beside it"),
+        };
+        if let Some(finding) =
+            expires_soon(&ending.valid, now, |words| format!("the {what} {} {words}", ending.subject()))
+        {
+            report.push_at(finding.help(help), span, time_left(ending.valid.end, now));
+        }
+    }
     let Some(lists) = lists else { return };
     for (issuer, next_update) in client_auth.lists() {
         let Some(next_update) = next_update.filter(|next_update| *next_update < now) else { continue };

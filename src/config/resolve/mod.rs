@@ -8,6 +8,7 @@ mod door;
 mod guard;
 mod listener;
 mod log;
+mod ocsp;
 mod protocol;
 mod server;
 mod server_name;

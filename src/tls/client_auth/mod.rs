@@ -9,6 +9,7 @@ mod load;
 mod name;
 mod verify;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -19,11 +20,12 @@ use openssl::ssl::{SslContextBuilder, SslVerifyMode};
 use openssl::stack::Stack;
 use openssl::x509::store::{X509StoreBuilder, X509StoreBuilderRef};
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509Crl};
+use openssl::x509::{X509, X509Crl, X509CrlRef, X509Ref};
 
 pub use allowed::{AllowedError, AllowedIdentity};
 pub use load::{ClientAuthError, ClientAuthFile};
 pub use name::common_name;
+pub(super) use name::{serial, text};
 use verify::Verifier;
 pub(super) use verify::observe;
 pub use verify::{CLIENT_CERTIFICATE_BYTES_MAX, CertificateRefusal};
@@ -116,6 +118,16 @@ impl ClientAuth {
     /// The revocation lists, by issuer, with the time at which the next one is due; none: that is not said.
     pub fn lists(&self) -> impl Iterator<Item = (String, Option<SystemTime>)> + '_ {
         self.lists.iter().map(|list| (name::text(list.issuer_name()), list.next_update().map(time)))
+    }
+
+    pub(super) fn authorities_with_period(&self) -> impl Iterator<Item = (&X509Ref, Range<SystemTime>)> {
+        let period = |one: &X509Ref| time(one.not_before())..time(one.not_after());
+        self.authorities.iter().map(move |authority| (&**authority, period(authority)))
+    }
+
+    pub(super) fn lists_with_period(&self) -> impl Iterator<Item = (&X509CrlRef, Range<SystemTime>)> {
+        let period = |list: &X509CrlRef| Some(time(list.last_update())..time(list.next_update()?));
+        self.lists.iter().filter_map(move |list| Some((&**list, period(list)?)))
     }
 
     /// When the first of the lists expires, where that means that certificates are refused.

@@ -19,7 +19,7 @@ pub fn common_name(certificate: &X509Ref) -> Option<String> {
 }
 
 /// A name as one line of printable text, such as `O=Example, CN=client`.
-pub(super) fn text(name: &X509NameRef) -> String {
+pub(in crate::tls) fn text(name: &X509NameRef) -> String {
     let mut text = String::new();
     for entry in name.entries() {
         let key = entry.object().nid().short_name().unwrap_or("?");
@@ -42,7 +42,7 @@ pub(super) fn text(name: &X509NameRef) -> String {
 }
 
 /// A serial number in hexadecimal digits.
-pub(super) fn serial(number: &Asn1IntegerRef) -> String {
+pub(in crate::tls) fn serial(number: &Asn1IntegerRef) -> String {
     let digits = number.to_bn().and_then(|number| number.to_hex_str().map(|hex| hex.to_lowercase()));
     digits.unwrap_or_else(|_| "?".to_owned())
 }

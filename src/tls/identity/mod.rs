@@ -18,6 +18,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::stack::Stack;
 use openssl::x509::{X509, X509Ref};
 
+use super::stapling::{self, StapleCell};
 use super::{CertificateFiles, CertificateForm, ServerName};
 use chain::Chain;
 pub use chain::Repair;
@@ -40,6 +41,8 @@ pub struct Identity {
     not_after: SystemTime,
     path: PathBuf,
     notices: Vec<Notice>,
+    must_staple: bool,
+    staple: StapleCell,
 }
 
 /// Something about an identity that works, and that the operator should know.
@@ -108,10 +111,12 @@ impl Identity {
         Ok(Self {
             not_before: system_time(chain.leaf.not_before()).map_err(malformed)?,
             not_after: system_time(chain.leaf.not_after()).map_err(malformed)?,
-            leaf: chain.leaf,
             issuers: Arc::new(issuers),
             key: content.key,
             kind: content.kind,
+            must_staple: stapling::demands_response(&chain.leaf),
+            staple: StapleCell::default(),
+            leaf: chain.leaf,
             path: path.clone(),
             notices,
         })
@@ -140,6 +145,16 @@ impl Identity {
     /// The file of the certificate.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it demands that an OCSP response is sent along (RFC 7633 section 4.2.3.1).
+    pub fn must_staple(&self) -> bool {
+        self.must_staple
+    }
+
+    /// The OCSP response that is sent along, where there is one.
+    pub fn staple(&self) -> &StapleCell {
+        &self.staple
     }
 
     /// What the operator should know about it.
