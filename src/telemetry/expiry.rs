@@ -48,10 +48,7 @@ pub struct EndingView {
 impl ExpiryView {
     /// Chooses among `all`: each entry has its listener, its kind, its end, and what it is shown as, which is made for
     /// those alone that are chosen.
-    pub fn choose<'a, T>(
-        mut all: Vec<(&'a str, ExpiryKind, SystemTime, T)>,
-        show: impl Fn(T) -> (String, String),
-    ) -> Self {
+    pub fn choose<T>(mut all: Vec<(&str, ExpiryKind, SystemTime, T)>, show: impl Fn(T) -> (String, String)) -> Self {
         all.sort_by_key(|(_, _, not_after, _)| *not_after);
         let (mut view, mut firsts, mut known) = (Self::default(), HashSet::new(), HashSet::new());
         for (position, (listener, kind, not_after, what)) in all.into_iter().enumerate() {
