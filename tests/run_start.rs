@@ -49,7 +49,7 @@ fn log_filter_comes_from_the_option_before_the_environment() {
     let debug = ("SLUICE_LOG", "debug");
     let quiet = Options { environment: vec![("SLUICE_LOG", "error")], ..options.clone() };
     let mut proxy = Proxy::spawn(&quiet);
-    wait_until("a handler is there", || handles(proxy.pid(), Signal::SIGTERM).then_some(()), || proxy.log().text());
+    wait_until("signals are held back", || handles(proxy.pid(), Signal::SIGTERM).then_some(()), || proxy.log().text());
     proxy.signal(Signal::SIGTERM);
     assert_eq!(proxy.wait().code(), Some(0));
     assert_eq!(proxy.log().text(), "");
@@ -182,6 +182,6 @@ fn bind_admin(address: SocketAddr) -> BindError {
 /// Whether the process has a handler for `signal`.
 fn handles(pid: u32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap_or("0");
     u64::from_str_radix(mask.trim(), 16).unwrap_or(0) & (1 << (signal as u32 - 1)) != 0
 }

@@ -36,7 +36,7 @@ pub(super) struct Origin {
 
 /// The signals that the process obeys, held back from all its threads and kept until they are asked for.
 #[derive(Debug)]
-pub struct Signals(SignalFd);
+pub struct Signals(SigSet);
 
 /// [`Signals`] on the control thread's runtime.
 pub(super) struct Incoming(AsyncFd<SignalFd>);
@@ -48,16 +48,17 @@ impl Signals {
     /// first of them: a thread without it would be ended by a signal, and the process with it.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// None that a valid set can cause.
     pub fn hold() -> io::Result<Self> {
         let signals = SigSet::from_iter(OBEYED);
         signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+        Ok(Self(signals))
     }
 
-    /// To be called within a tokio runtime.
+    /// To be called within a tokio runtime. Only now a descriptor is needed: where they are short, the runtime says so first.
     pub(super) fn listen(self) -> io::Result<Incoming> {
-        Ok(Incoming(sys::signal::register(self.0)?))
+        let signals = SignalFd::with_flags(&self.0, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Incoming(sys::signal::register(signals)?))
     }
 }
 
