@@ -43,9 +43,8 @@ fn judge(identity: &Identity, mode: OcspMode, environment: &Environment, has_pro
         return None;
     }
     let certificate = quote(&identity.path().to_string_lossy());
-    let has_responder = stapling::responders(identity.leaf()).iter().any(|url| url.starts_with("http://"));
-    let has_issuer = identity.issuers().iter().next().is_some();
-    let is_fetched = mode == OcspMode::Fetch && has_responder && has_issuer;
+    let has_issuer = !identity.issuers().is_empty();
+    let is_fetched = mode == OcspMode::Fetch && identity.has_responder() && has_issuer;
     if identity.must_staple() && !is_fetched {
         let title = format!("the certificate {certificate} demands an OCSP response, and has none");
         let help = match (mode, has_issuer) {

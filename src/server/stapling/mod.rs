@@ -305,8 +305,7 @@ fn state(identity: &Identity, mode: OcspMode, now: SystemTime) -> StapleState {
 
 /// Whether there is somebody to ask, and something to check the answer with.
 fn is_answerable(identity: &Identity) -> bool {
-    identity.issuers().iter().next().is_some()
-        && stapling::responders(identity.leaf()).iter().any(|url| Responder::parse(url).is_some())
+    identity.has_responder() && !identity.issuers().is_empty()
 }
 
 fn say_missing(listener: &ListenerSettings, identity: &Identity, is_demanded: bool) {

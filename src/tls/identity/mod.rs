@@ -42,6 +42,7 @@ pub struct Identity {
     path: PathBuf,
     notices: Vec<Notice>,
     must_staple: bool,
+    has_responder: bool,
     staple: StapleCell,
 }
 
@@ -115,6 +116,7 @@ impl Identity {
             key: content.key,
             kind: content.kind,
             must_staple: stapling::demands_response(&chain.leaf),
+            has_responder: stapling::responders(&chain.leaf).iter().any(|url| url.starts_with("http://")),
             staple: StapleCell::default(),
             leaf: chain.leaf,
             path: path.clone(),
@@ -150,6 +152,11 @@ impl Identity {
     /// Whether it demands that an OCSP response is sent along (RFC 7633 section 4.2.3.1).
     pub fn must_staple(&self) -> bool {
         self.must_staple
+    }
+
+    /// Whether it names an OCSP responder that can be asked, which is over plain HTTP.
+    pub fn has_responder(&self) -> bool {
+        self.has_responder
     }
 
     /// The OCSP response that is sent along, where there is one.
