@@ -145,8 +145,11 @@ impl Tickets {
     fn revocation(&self, change: RingChange) -> Option<String> {
         let what = match change {
             RingChange::Revoked => "revoked",
-            RingChange::Replaced => "another ring is in the file",
-            RingChange::None | RingChange::Followed { .. } | RingChange::KeptOurs { .. } => return None,
+            RingChange::Replaced => "another ring took its place",
+            RingChange::None
+            | RingChange::Followed { .. }
+            | RingChange::KeptOurs { .. }
+            | RingChange::Restored { .. } => return None,
         };
         let status = self.telemetry.status();
         let facts = status.ring.as_ref();
