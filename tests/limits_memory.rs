@@ -17,11 +17,13 @@ use support::{crowd, wait_until};
 
 /// Clients that hold memory by not reading: a small buffer each, for which there is not room enough. Large ones are given
 /// up before that.
-const STALLED: usize = 400;
+const STALLED: usize = 640;
 /// Threads that connect them.
 const THREADS: usize = 8;
 /// What there is beyond what the process takes with as many connections that are idle.
 const ROOM_BYTES: usize = 4 << 20;
+/// The lowest ceiling that the configuration takes.
+const CEILING_BYTES_MIN: usize = 32 << 20;
 
 #[test]
 fn memory_at_its_ceiling_is_freed_in_steps_and_service_comes_back() {
@@ -30,7 +32,7 @@ fn memory_at_its_ceiling_is_freed_in_steps_and_service_comes_back() {
     let ceiling = {
         let proxy = Proxy::start(&Options::to([backend]));
         let _open = connect(&proxy);
-        proxy.resident_bytes() + ROOM_BYTES
+        (proxy.resident_bytes() + ROOM_BYTES).max(CEILING_BYTES_MIN)
     };
     let options = Options {
         server_keys: format!("memory_max = \"{ceiling}B\"\n"),
