@@ -115,7 +115,8 @@ fn response_is_fetched_and_outlives_responder_and_reload() {
     fs::write(proxy.directory().join("edge.key"), key).unwrap();
     proxy.log().wait_for("certificate files changed: the new certificate goes in service");
     assert!(ask_as_openssl(&pki, proxy.address(), &[]).contains("Cert Status: good"), "served while it is valid");
-    assert_eq!(certificates(&proxy, "stapled"), 1.0);
+    // Looked at each second.
+    wait_for(&proxy, "it counts as stapled", || certificates(&proxy, "stapled") == 1.0);
 }
 
 #[test]
