@@ -115,7 +115,7 @@ fn start((socket, client): (OwnedFd, SocketAddr), station: &Station, worker: &Rc
         Err(reason) => return refuse(socket, client, reason, &listener, worker),
     };
     let place = worker.take_place(&listener, seat);
-    monoio::spawn(connection::serve(socket, client, listener, tls, Rc::clone(worker), place));
+    monoio::spawn(connection::serve(socket, client, tls, place));
 }
 
 /// Resets a connection of which nothing has been read: it costs no more than this, and leaves nothing behind.

@@ -28,15 +28,14 @@ use crate::tls::{self, ClientHello, Established, Failure, HandshakeKind};
 pub(super) fn serve(
     socket: OwnedFd,
     peer: SocketAddr,
-    listener: Rc<Listener>,
     tls: Rc<tls::Context>,
-    worker: Rc<WorkerContext>,
     place: Place,
 ) -> impl Future<Output = ()> {
     let client = Cell::new(peer);
-    let mut trace = Trace::begin(&listener, &worker);
+    let mut trace = Trace::begin(&place.listener, &place.worker);
     async move {
-        let outcome = contain(pin!(phases(socket, &client, &listener, tls, &worker, &mut trace))).await;
+        let outcome = contain(pin!(phases(socket, &client, tls, &place, &mut trace))).await;
+        let Place { listener, worker, .. } = &place;
         let client = client.get();
         let reason = outcome.unwrap_or_else(|Panicked| {
             worker.metrics.panics.increment();
@@ -45,7 +44,7 @@ pub(super) fn serve(
             );
             CloseReason::Internal
         });
-        trace.end(reason, client, &worker);
+        trace.end(reason, client, worker);
         worker.metrics.connections_closed.of(reason).increment();
         tracing::debug!(listener = listener.name, %client, reason = reason.label(), "connection closed");
         drop(place);
@@ -56,11 +55,11 @@ pub(super) fn serve(
 async fn phases(
     socket: OwnedFd,
     known_client: &Cell<SocketAddr>,
-    listener: &Listener,
     tls: Rc<tls::Context>,
-    worker: &WorkerContext,
+    place: &Place,
     trace: &mut Trace,
 ) -> CloseReason {
+    let Place { listener, worker, .. } = place;
     let stream = match Stream::new(socket) {
         Ok(stream) => stream,
         Err(error) => {
@@ -70,7 +69,7 @@ async fn phases(
     };
     let watch = worker.wheel.watch(listener.timeouts.handshake);
     // What only the beginning needs is in a future of its own, whose room the relay takes over.
-    let (server, handover) = match prepare(&stream, &watch, known_client, listener, tls, worker, trace).await {
+    let (server, handover) = match prepare(&stream, &watch, known_client, tls, place, trace).await {
         Ok(ready) => ready,
         Err(reason) => {
             stream.close();
@@ -113,17 +112,20 @@ async fn prepare(
     stream: &Stream,
     watch: &Watch,
     known_client: &Cell<SocketAddr>,
-    listener: &Listener,
     tls: Rc<tls::Context>,
-    worker: &WorkerContext,
+    place: &Place,
     trace: &mut Trace,
 ) -> Result<(Stream, Box<Handover>), CloseReason> {
+    let Place { listener, worker, .. } = place;
     let peer = known_client.get();
-    let Introduction { client, received, early, seat: _seat } =
-        proxy_header::expect(stream, peer, listener, worker, watch)
-            .await
-            .map_err(|ProxyHeaderRefused| CloseReason::ProxyHeaderRefused)?;
+    let Introduction { client, received, early, seat } = proxy_header::expect(stream, peer, listener, worker, watch)
+        .await
+        .map_err(|ProxyHeaderRefused| CloseReason::ProxyHeaderRefused)?;
     known_client.set(client);
+    // A connection of the load balancer itself has none.
+    if seat.is_some() {
+        place.keep(seat);
+    }
 
     let mut hello = None;
     let attempt = worker.handshakes.begin(watch.trigger());

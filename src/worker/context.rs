@@ -72,9 +72,9 @@ pub(super) struct Route {
 
 /// A place among the connections of the worker, the listener and the client; dropped, it is free again.
 pub(super) struct Place {
-    worker: Rc<WorkerContext>,
-    listener: Rc<Listener>,
-    _seat: Option<Seat>,
+    pub(super) worker: Rc<WorkerContext>,
+    pub(super) listener: Rc<Listener>,
+    seat: Cell<Option<Seat>>,
 }
 
 impl Listener {
@@ -187,7 +187,7 @@ impl WorkerContext {
         self.open_count.set(self.open_count.get() + 1);
         self.metrics.connections_accepted.increment();
         self.metrics.connections_open.add(1);
-        Place { worker: Rc::clone(self), listener: Rc::clone(listener), _seat: seat }
+        Place { worker: Rc::clone(self), listener: Rc::clone(listener), seat: Cell::new(seat) }
     }
 
     pub(super) fn start_draining(&self, queued: Queued) {
@@ -218,6 +218,13 @@ impl WorkerContext {
         for waker in self.waiting.take() {
             waker.wake();
         }
+    }
+}
+
+impl Place {
+    /// Keeps the seat of a client that a PROXY protocol header named, as long as the place.
+    pub(super) fn keep(&self, seat: Option<Seat>) {
+        self.seat.set(seat);
     }
 }
 
