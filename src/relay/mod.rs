@@ -28,11 +28,14 @@ pub use pipe::PipePool;
 /// Gives back what idle connections of this thread hold without need: see [`crate::record::reclaim_idle`].
 pub use crate::record::reclaim_idle;
 
+/// What the handshake hands over: see [`run`].
+pub use crate::record::Handover;
+
 /// Records that one AES-GCM key may protect: see [`Sides::records_per_key`].
 pub use crate::record::AES_GCM_RECORDS_MAX as RECORDS_PER_KEY_MAX;
 
 use crate::ktls;
-use crate::record::{Aead, Handover, Opener, Sealer};
+use crate::record::{Aead, Opener, Sealer};
 use crate::sys::socket::Stream;
 use crate::telemetry::access::Moved;
 use crate::telemetry::{CloseReason, WorkerMetrics};

@@ -34,6 +34,7 @@ use nix::unistd::Pid;
 use crate::backend;
 use crate::guard::PressureCell;
 pub use crate::relay::RECORDS_PER_KEY_MAX;
+pub use crate::relay::Timeouts as RelayTimeouts;
 use crate::telemetry::access::AccessRing;
 use crate::telemetry::{CloseReason, PulseCell, TicketCounters, WorkerMetrics};
 use crate::timer;

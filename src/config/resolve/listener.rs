@@ -7,9 +7,8 @@ use toml::Spanned;
 
 use crate::ktls;
 use crate::network::Networks;
-use crate::relay;
 use crate::tls::{self, Section, UnknownServerName};
-use crate::worker::{ListenerSettings, Timeouts};
+use crate::worker::{ListenerSettings, RelayTimeouts, Timeouts};
 
 use super::super::diagnostic::Diagnostic;
 use super::super::limit;
@@ -85,7 +84,7 @@ fn settings(
     let kernel_tls = kernel_tls(raw, report);
     let timeouts = Timeouts {
         handshake: report.bounded(&raw.handshake_timeout, &limit::HANDSHAKE_TIMEOUT),
-        relay: relay::Timeouts {
+        relay: RelayTimeouts {
             idle: report.bounded(&raw.idle_timeout, &limit::IDLE_TIMEOUT),
             stall: report.bounded(&raw.stall_timeout, &limit::STALL_TIMEOUT),
             close: report.bounded(&raw.close_timeout, &limit::CLOSE_TIMEOUT),
