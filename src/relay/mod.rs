@@ -97,8 +97,8 @@ pub struct Outcome {
 /// told what it is to be told; closing the sockets is left to the caller.
 ///
 /// Cancel safety: not safe; dropped, it leaves the connection to be closed.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps room for its arguments twice")]
 pub fn run<'a>(sides: &'a Sides<'a>, handover: Box<Handover>) -> impl Future<Output = Outcome> + use<'a> {
-    // Not an `async fn`: that would keep room for its arguments twice.
     async move {
         // Out of its box, which is freed: what a future is given by value it keeps to its end.
         let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
