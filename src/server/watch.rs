@@ -18,9 +18,6 @@ const QUIET: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(2);
 /// How often the files are looked at where the kernel grants no watch.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// How far the times of files lag behind the clock: the kernel stamps them with the time of its last tick, of which there
-/// are a hundred a second at least.
-const CLOCK_TICK_MAX: Duration = Duration::from_millis(10);
 /// Links that are followed in one path, as the kernel has it (ELOOP).
 const LINKS_MAX: usize = 40;
 
@@ -178,11 +175,9 @@ impl Stamps {
     }
 
     /// Takes the files that have changed since `begun` for others than those that were read: for where they were read
-    /// first, and looked at afterwards.
+    /// first, and looked at afterwards. `begun` is by the clock of the files ([`crate::tls::identity::file_time`]).
     pub(super) fn distrust_since(&mut self, begun: SystemTime) {
-        let begun =
-            begun.checked_sub(CLOCK_TICK_MAX).and_then(|begun| begun.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let Some(begun) = begun else { return };
+        let Ok(begun) = begun.duration_since(SystemTime::UNIX_EPOCH) else { return };
         let begun = (i64::try_from(begun.as_secs()).unwrap_or(i64::MAX), i64::from(begun.subsec_nanos()));
         for stamp in self.0.values_mut() {
             *stamp = stamp.filter(|stamp| stamp.changed < begun);
@@ -262,6 +257,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::tls::identity::file_time;
 
     #[test]
     fn folders_of_every_link_on_the_way_are_watched() {
@@ -311,7 +307,7 @@ mod tests {
     fn change_between_reading_and_looking_is_not_lost() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("edge.pem");
-        let begun = SystemTime::now();
+        let begun = file_time();
         fs::write(&file, "one").unwrap();
         let mut stamps = Stamps::of([file.clone()]);
         let mut watch = Watch::new();

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use openssl::error::ErrorStack;
 use openssl::pkcs12::Pkcs12;
 use openssl::pkey::{PKey, Private};
@@ -26,6 +28,14 @@ pub(super) struct Content {
     pub(super) passphrase_file_mode: Option<u32>,
     /// A passphrase is configured, and nothing asked for it.
     pub(super) is_passphrase_idle: bool,
+}
+
+/// The time by the clock that the kernel stamps files with. It stands still between two ticks, so that a file which is
+/// written now may be stamped with a time before [`SystemTime::now`], and never with one before this.
+pub fn file_time() -> SystemTime {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).map(|now| SystemTime::UNIX_EPOCH + Duration::from(now));
+    // Every Linux has it.
+    now.unwrap_or_else(|_| SystemTime::now())
 }
 
 /// Reads all the files, also where one of them is at fault.

@@ -24,7 +24,7 @@ use chain::Chain;
 pub use chain::Repair;
 pub use directory::list as list_directory;
 pub use error::{File, IdentityError};
-pub use file::{FILE_BYTES_MAX, RSA_BITS_MIN};
+pub use file::{FILE_BYTES_MAX, RSA_BITS_MIN, file_time};
 pub use kind::KeyKind;
 pub use table::{IDENTITY_COUNT_MAX, Table, load_all};
 

@@ -15,6 +15,7 @@ use super::super::client_hello::ClientHello;
 use super::super::{CertificateFiles, CertificateSources, NameMap};
 use super::directory;
 use super::error::IdentityError;
+use super::file::file_time;
 use super::{Identity, ServerName};
 use crate::record::ProtocolVersion;
 
@@ -48,7 +49,7 @@ impl Table {
     /// # Errors
     /// Everything that is wrong with the files.
     pub fn load(sources: &CertificateSources) -> Result<Self, Vec<IdentityError>> {
-        let reading_began = SystemTime::now();
+        let reading_began = file_time();
         let mut files = sources.entries.clone();
         if let Some(folder) = &sources.directory {
             files.extend(directory::list(folder)?);
