@@ -9,6 +9,8 @@
 #[path = "../tests/handshake_support/mod.rs"]
 mod handshake_support;
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group};
@@ -126,12 +128,6 @@ criterion_group! {
         .without_plots();
     targets = full, resumption
 }
-/// With the allocator of the program, for OpenSSL too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
-    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    support::run(benches);
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark that cannot run may stop")]
 
+mod support;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -186,12 +188,6 @@ criterion_group! {
         .without_plots();
     targets = seal, open, bare, key_schedule
 }
-/// With the allocator of the program, for OpenSSL too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
-    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    support::run(benches);
 }

@@ -1,8 +1,10 @@
 //! What tickets cost: seal and open, derivation, and workers that share the keys.
 //!
-//! `cargo bench --bench ticket`; all figures are processor time. Targets: seal plus open under 2 us for a session without client certificate; the time of
-//! a look-up independent of the number of workers, as far as there are processors for them.
+//! `cargo bench --bench ticket`; all figures are processor time. Targets: seal plus open under 2 us for a session without
+//! client certificate; the time of a look-up independent of the number of workers, as far as there are processors for them.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot be set up should stop")]
+
+mod support;
 
 use std::hint::black_box;
 use std::sync::{Arc, Barrier};
@@ -133,12 +135,6 @@ criterion_group! {
         .sample_size(20);
     targets = seal_and_open, derivation, contention
 }
-/// With the allocator of the program, for OpenSSL too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
-    assert!(sluice::sys::allocator::adopt_openssl(), "OpenSSL allocated before");
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    support::run(benches);
 }

@@ -167,12 +167,7 @@ client_auth.mode = "off"
     /// How connections of Python for these names go, each with the session of the last one that had one.
     fn python(&self, proxy: &Proxy, version: Version, identity: Option<&Files>, names: &[&str]) -> Vec<String> {
         let version = if version == Version::Tls12 { "TLSv1_2" } else { "TLSv1_3" };
-        let mut command = Command::new("python3");
-        command.args(["-c", PROGRAM, version]);
-        match identity {
-            Some((chain, key)) => command.arg(chain).arg(key),
-            None => command.args(["-", "-"]),
-        };
+        let mut command = pki_support::python(PROGRAM, version, identity.map(|(chain, key)| (&**chain, &**key)));
         let output = tool::run(command.arg(proxy.address().port().to_string()).args(names), b"");
         assert!(output.success, "{}", output.text());
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -192,15 +187,7 @@ impl Program {
 }
 
 const PROGRAM: &str = "
-import socket, ssl, sys
-version, chain, key, port, *names = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname = False
-context.verify_mode = ssl.CERT_NONE
-context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
-if chain != '-':
-    context.load_cert_chain(chain, key)
-session = None
+port, *names = arguments
 for name in names:
     try:
         with socket.create_connection(('127.0.0.1', int(port)), 30) as plain:

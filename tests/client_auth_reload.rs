@@ -8,7 +8,6 @@ mod run_support;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::Command;
 
 use pki_support::{Authority, Profile};
 use run_support::{Options, Proxy};
@@ -27,15 +26,7 @@ fn server(byte: u8) -> SocketAddr {
 
 /// Connects for the name each time that it is told to, with the session of the last time.
 const PROGRAM: &str = "
-import socket, ssl, sys
-version, chain, key, port, name = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname = False
-context.verify_mode = ssl.CERT_NONE
-context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
-if chain != '-':
-    context.load_cert_chain(chain, key)
-session = None
+port, name = arguments
 for _ in sys.stdin:
     try:
         with socket.create_connection(('127.0.0.1', int(port)), 30) as plain:
@@ -57,10 +48,8 @@ impl Client {
     fn start(proxy: &Proxy, version: &str, identity: Option<&(PathBuf, PathBuf)>) -> Self {
         use std::io::BufRead;
         use std::process::Stdio;
-        let none = (PathBuf::from("-"), PathBuf::from("-"));
-        let (chain, key) = identity.unwrap_or(&none);
-        let mut command = Command::new("python3");
-        command.args(["-c", PROGRAM, version]).arg(chain).arg(key).arg(proxy.address().port().to_string());
+        let mut command = pki_support::python(PROGRAM, version, identity.map(|(chain, key)| (&**chain, &**key)));
+        command.arg(proxy.address().port().to_string());
         let mut child = command.args(["guarded.test"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }

@@ -22,16 +22,7 @@ const DAY: i64 = 86_400;
 
 /// Connects to each port in turn, offers the session of the last connection that had one, and says how it went.
 const PROGRAM: &str = "
-import socket, ssl, sys
-version, chain, key, *ports = sys.argv[1:]
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname = False
-context.verify_mode = ssl.CERT_NONE
-context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
-if chain != '-':
-    context.load_cert_chain(chain, key)
-session = None
-for target in ports:
+for target in arguments:
     port, _, name = target.partition('/')
     try:
         with socket.create_connection(('127.0.0.1', int(port)), 30) as plain:
@@ -94,12 +85,11 @@ impl World {
     /// How connections to these ports go, one after the other.
     fn connect(&self, version: Version, identity: Identity, ports: &[String]) -> Vec<String> {
         let version = if version == Version::Tls12 { "TLSv1_2" } else { "TLSv1_3" };
-        let mut command = Command::new("python3");
-        command.args(["-c", PROGRAM, version]);
-        match identity {
-            Identity::Client => command.arg(&self.files.0).arg(&self.files.1),
-            Identity::None => command.args(["-", "-"]),
+        let identity = match identity {
+            Identity::Client => Some((&*self.files.0, &*self.files.1)),
+            Identity::None => None,
         };
+        let mut command = pki_support::python(PROGRAM, version, identity);
         let output = tool::run(command.args(ports), b"");
         assert!(output.success, "{}", output.text());
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use support::backend::Backend;
-use support::client::{Client, Tls};
+use support::client::{Client, Tls, assert_echoes};
 use support::port::Port;
 use support::proxy::{Options, Proxy};
 use support::wait_until;
@@ -168,9 +168,4 @@ impl Mortal {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use support::backend::Backend;
 use support::body::End;
-use support::client::{Client, Tls};
+use support::client::{Client, assert_echoes};
 use support::proxy::{Options, Proxy};
 use support::wait_until;
 use tempfile::TempDir;
@@ -126,9 +126,4 @@ fn resumes(proxy: &Proxy, from: Option<&Path>, to: Option<&Path>) -> bool {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("New, TLSv1") || text.contains("Reused, TLSv1"), "{text}");
     text.contains("Reused, TLSv1")
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

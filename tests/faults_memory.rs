@@ -6,17 +6,15 @@
 mod run_support;
 mod support;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socket2::SockRef;
-use support::backend::Backend;
-use support::client::{Client, Tls};
+use support::backend::{self, Backend};
+use support::client::{Client, Tls, assert_echoes};
 use support::proxy::{Options, Proxy};
-use support::{body, crowd, wait_until};
+use support::{crowd, wait_until};
 
 /// Of RLIMIT_DATA; the process takes about 60 MiB in the builds that are tested, and sets 34 MiB aside for each thread.
 const DATA_BYTES_MAX: u64 = 240 << 20;
@@ -26,7 +24,7 @@ const STALLED_MAX: usize = 2000;
 #[test]
 fn limit_of_data_is_a_ceiling_that_is_obeyed_before_allocations_fail() {
     crowd::allow_descriptors();
-    let (backend, _) = Backend::listen().serve(serve);
+    let (backend, _) = Backend::listen().serve(backend::endless_or_echo);
     let options = Options {
         // More than there is room for.
         worker_keys: "buffer_memory = \"4GiB\"\n".into(),
@@ -122,24 +120,4 @@ fn stall(proxy: &Proxy) -> Tls {
     SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
     client.send(b"d");
     client
-}
-
-/// Sends endlessly to whom asks for it, and an echo to anybody else.
-fn serve(mut stream: TcpStream) {
-    let block = body::bytes(1 << 18, 1);
-    let mut buffer = [0; 4096];
-    while let Ok(len @ 1..) = stream.read(&mut buffer) {
-        if buffer[0] == b'd' {
-            while stream.write_all(&block).is_ok() {}
-            return;
-        }
-        if stream.write_all(&buffer[..len]).is_err() {
-            return;
-        }
-    }
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use support::backend::Backend;
 use support::body::{self, End};
-use support::client::{Client, Tls, connect_plain};
+use support::client::{Client, assert_echoes, connect_plain};
 use support::proxy::{Options, Proxy};
 use support::{DEADLINE, wait_until};
 
@@ -122,9 +122,4 @@ fn is_reset(proxy: &Proxy) -> bool {
         Ok(mut stream) => body::drain(&mut stream).end == End::Reset,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

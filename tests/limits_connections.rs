@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use support::backend::Backend;
-use support::client::{Client, Tls, connect_plain};
+use support::client::{Client, assert_echoes, connect_plain};
 use support::proxy::{Options, Proxy};
 use support::wait_until;
 
@@ -69,9 +69,4 @@ fn no_descriptor_for_the_backend_ends_that_connection_only() {
     refused.drain();
     held.clear();
     assert_echoes(&mut Client::of(&proxy).connect());
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

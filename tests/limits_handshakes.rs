@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{HandshakeError, Ssl, SslContext, SslMethod};
 use support::backend::Backend;
-use support::client::{Client, Tls, connect_plain};
+use support::client::{Client, assert_echoes, connect_plain};
 use support::proxy::{Options, Proxy};
 use support::{DEADLINE, crowd, wait_until};
 
@@ -168,9 +168,4 @@ fn client_hello() -> Vec<u8> {
         Err(HandshakeError::WouldBlock(waiting)) => waiting.get_ref().0.clone(),
         _ => panic!("a client waits for the answer to its hello"),
     }
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

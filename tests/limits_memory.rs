@@ -4,14 +4,12 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use socket2::SockRef;
-use support::backend::Backend;
-use support::body::{self, End};
-use support::client::{Client, Tls};
+use support::backend::{self, Backend};
+use support::body::End;
+use support::client::{Client, Tls, assert_echoes};
 use support::proxy::{Options, Proxy};
 use support::{crowd, wait_until};
 
@@ -28,7 +26,7 @@ const CEILING_BYTES_MIN: usize = 32 << 20;
 #[test]
 fn memory_at_its_ceiling_is_freed_in_steps_and_service_comes_back() {
     crowd::allow_descriptors();
-    let (backend, _) = Backend::listen().serve(serve);
+    let (backend, _) = Backend::listen().serve(backend::endless_or_echo);
     let ceiling = {
         let proxy = Proxy::start(&Options::to([backend]));
         let _open = connect(&proxy);
@@ -80,24 +78,4 @@ fn connect(proxy: &Proxy) -> Vec<Tls> {
         let rest = threads.into_iter().flat_map(|thread| thread.join().unwrap());
         std::iter::once(first).chain(rest).collect()
     })
-}
-
-/// Sends endlessly to whom asks for it, and an echo to anybody else.
-fn serve(mut stream: TcpStream) {
-    let block = body::bytes(1 << 18, 1);
-    let mut buffer = [0; 4096];
-    while let Ok(len @ 1..) = stream.read(&mut buffer) {
-        if buffer[0] == b'd' {
-            while stream.write_all(&block).is_ok() {}
-            return;
-        }
-        if stream.write_all(&buffer[..len]).is_err() {
-            return;
-        }
-    }
-}
-
-fn assert_echoes(client: &mut Tls) {
-    client.send(b"still there?");
-    assert_eq!(client.receive(12), b"still there?");
 }

@@ -31,6 +31,13 @@ fn summary_names_what_runs() {
 }
 
 #[test]
+fn huge_pages_are_refused() {
+    let proxy = Proxy::start(&Options::to(Backend::start().address));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    assert_eq!(status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).map(str::trim), Some("0"));
+}
+
+#[test]
 fn json_log_is_one_object_per_line() {
     let mut proxy =
         Proxy::start(&Options { arguments: vec!["--log-format", "json"], ..Options::to(Backend::start().address) });

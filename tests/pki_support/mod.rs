@@ -351,3 +351,25 @@ fn new_key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
+
+/// Python with this program, which finds a `context` for clients of this version (`TLSv1_2`, `TLSv1_3`) with the chain and
+/// key that are given, no `session`, and in `arguments` what the caller adds.
+pub(crate) fn python(program: &str, version: &str, identity: Option<(&Path, &Path)>) -> std::process::Command {
+    let none = (Path::new("-"), Path::new("-"));
+    let (chain, key) = identity.unwrap_or(none);
+    let mut command = std::process::Command::new("python3");
+    command.arg("-c").arg(format!("{PYTHON_CONTEXT}{program}")).arg(version).arg(chain).arg(key);
+    command
+}
+
+const PYTHON_CONTEXT: &str = "
+import socket, ssl, sys
+version, chain, key, *arguments = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+if chain != '-':
+    context.load_cert_chain(chain, key)
+session = None
+";

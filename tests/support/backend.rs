@@ -137,3 +137,18 @@ where
 fn thread(run: impl FnOnce() + Send + 'static) {
     std::thread::Builder::new().stack_size(256 * 1024).spawn(run).unwrap();
 }
+
+/// Sends endlessly to whom asks for it with a `d`, and an echo to anybody else.
+pub(crate) fn endless_or_echo(mut stream: TcpStream) {
+    let block = super::body::bytes(1 << 18, 1);
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        if buffer[0] == b'd' {
+            while stream.write_all(&block).is_ok() {}
+            return;
+        }
+        if stream.write_all(&buffer[..len]).is_err() {
+            return;
+        }
+    }
+}

@@ -383,3 +383,9 @@ fn bound(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream
 }
+
+/// The connection is there, in both directions, and an echo at its end.
+pub(crate) fn assert_echoes(client: &mut Tls) {
+    client.send(b"still there?");
+    assert_eq!(client.receive(12), b"still there?");
+}
