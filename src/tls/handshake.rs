@@ -2,8 +2,9 @@
 //! protection needs to go on without OpenSSL's SSL object.
 //!
 //! Our own reader has the first word: by the ClientHello it is decided what OpenSSL is set up with. From then on OpenSSL
-//! runs over memory and is shown one record at a time, the next one only when it asks for more. When the handshake finishes, whatever the client sent behind its last handshake record was never seen by OpenSSL: it is the
-//! first input of our own record layer.
+//! runs over memory and is shown one record at a time, the next one only when it asks for more. When the handshake
+//! finishes, whatever the client sent behind its last handshake record was never seen by OpenSSL: it is the first input of
+//! our own record layer.
 
 use std::io::{self, Read, Write};
 

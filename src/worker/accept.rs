@@ -22,6 +22,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that the queue of a socket holds at most (LISTEN_BACKLOG, somaxconn).
 const QUEUED_MAX: usize = 4096;
 
+/// What the future of a connection may take: with the runtime's header of 64 bytes one block of 2 KiB, and the allocator's
+/// next size is 2.5 (docs/performance.md). Every idle connection has one.
+const TASK_BYTES_MAX: usize = 2048 - 64;
+
 /// Accepts connections until the worker drains or the listener is removed; then empties the queue, because closing a
 /// socket resets what waits in it, unless another process goes on with the same socket.
 pub(super) async fn run(acceptor: Acceptor, recess: Recess, station: Rc<Station>, worker: Rc<WorkerContext>) {
@@ -115,7 +119,9 @@ fn start((socket, client): (OwnedFd, SocketAddr), station: &Station, worker: &Rc
         Err(reason) => return refuse(socket, client, reason, &listener, worker),
     };
     let place = worker.take_place(&listener, seat);
-    monoio::spawn(connection::serve(socket, client, tls, place));
+    let connection = connection::serve(socket, client, tls, place);
+    debug_assert!(size_of_val(&connection) <= TASK_BYTES_MAX, "{} bytes", size_of_val(&connection));
+    monoio::spawn(connection);
 }
 
 /// Resets a connection of which nothing has been read: it costs no more than this, and leaves nothing behind.

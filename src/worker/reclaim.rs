@@ -67,6 +67,7 @@ mod tests {
             [false, false, false, true, false, false, true]
         );
     }
+
     #[test]
     fn contexts_of_connections_that_grew_idle_go_back_in_numbers() {
         let mut reclaim = Reclaim::new(Instant::now());
