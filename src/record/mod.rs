@@ -5,6 +5,7 @@
 //! [`MasterSecret`] make the keys.
 
 mod alert;
+mod cipher;
 mod context;
 mod handover;
 mod header;
@@ -20,6 +21,7 @@ mod suite;
 mod testing;
 
 pub use alert::{Alert, AlertDescription, AlertError, AlertLevel};
+pub use cipher::Library;
 pub use context::{lent_count, reclaim_idle};
 pub use handover::{Handover, TrafficSecrets};
 pub use header::{ContentType, Framing, HEADER_LEN, HeaderError, RECORD_VERSION, RecordHeader, frame_protected};

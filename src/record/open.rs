@@ -2,14 +2,12 @@
 
 use std::ops::Range;
 
-use openssl::cipher_ctx::CipherCtx;
-use openssl::error::ErrorStack;
-
 use super::alert::AlertDescription;
-use super::context::{ContextLoan, Purpose};
+use super::cipher::Purpose;
+use super::context::ContextLoan;
 use super::header::{ContentType, HEADER_LEN, protected_length};
 use super::limit::PLAINTEXT_LEN_MAX;
-use super::protect::{CryptoError, EXPLICIT_NONCE_LEN, NONCE_LEN, explicit_nonce, sequence_nonce, tls12_aad};
+use super::protect::{CryptoError, EXPLICIT_NONCE_LEN, explicit_nonce, sequence_nonce, tls12_aad};
 use super::seal::check_rekey;
 use super::suite::{Aead, ProtocolVersion, TrafficKeys};
 
@@ -33,7 +31,7 @@ impl Opener {
     /// An opener that goes on where `keys` stand.
     ///
     /// # Errors
-    /// When a key has the wrong length, or OpenSSL refuses it.
+    /// When a key has the wrong length, or it is refused.
     pub fn new(keys: TrafficKeys) -> Result<Self, CryptoError> {
         let context = ContextLoan::new(Purpose::Open, &keys)?;
         Ok(Self { context, keys, payload_len_max: PLAINTEXT_LEN_MAX })
@@ -71,7 +69,7 @@ impl Opener {
     fn open_tls13(&mut self, header: &[u8; HEADER_LEN], fragment: &mut [u8]) -> Result<Opened, OpenError> {
         let nonce = sequence_nonce(&self.keys.iv, self.keys.sequence);
         let (text, tag) = fragment.split_at_mut(fragment.len() - self.keys.aead.tag_len());
-        self.context.with(&self.keys, |context| decrypt(context, &nonce, header, text, tag))??;
+        self.context.with(&self.keys, |cipher| cipher.open(&nonce, header, text, tag))??;
         self.keys.sequence += 1;
         // RFC 8446 section 5.4: padding counts for the limit, and 2^14 + 1 bytes are all that content, type and padding
         // may take together.
@@ -99,7 +97,7 @@ impl Opener {
             return Err(OpenError::PayloadTooLong { got: text.len(), max: self.payload_len_max });
         }
         let aad = tls12_aad(self.keys.sequence, header[0], text.len());
-        self.context.with(&self.keys, |context| decrypt(context, &nonce, &aad, text, tag))??;
+        self.context.with(&self.keys, |cipher| cipher.open(&nonce, &aad, text, tag))??;
         self.keys.sequence += 1;
         let start = HEADER_LEN + explicit_len;
         Ok(Opened { content_type: open_type(header[0])?, payload: start..start + text.len() })
@@ -108,7 +106,7 @@ impl Opener {
     /// Goes on with the keys of the next generation, after a KeyUpdate of the peer.
     ///
     /// # Errors
-    /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or OpenSSL refuses them.
+    /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or they are refused.
     pub fn rekey(&mut self, keys: TrafficKeys) -> Result<(), CryptoError> {
         check_rekey(&self.keys, &keys)?;
         self.context.rekey(&keys)?;
@@ -227,41 +225,11 @@ fn open_type(code: u8) -> Result<ContentType, OpenError> {
     }
 }
 
-fn decrypt(
-    context: &mut CipherCtx,
-    nonce: &[u8; NONCE_LEN],
-    aad: &[u8],
-    text: &mut [u8],
-    tag: &[u8],
-) -> Result<(), OpenError> {
-    decrypt_text(context, nonce, aad, text, tag)
-        .map_err(|source| CryptoError::OpenSsl { operation: "decrypt a record", source })?;
-    // Only the last step looks at the tag, and it has no other reason to fail.
-    context.cipher_final(&mut []).map_err(|_| OpenError::BadRecordMac)?;
-    Ok(())
-}
-
-fn decrypt_text(
-    context: &mut CipherCtx,
-    nonce: &[u8; NONCE_LEN],
-    aad: &[u8],
-    text: &mut [u8],
-    tag: &[u8],
-) -> Result<(), ErrorStack> {
-    context.decrypt_init(None, None, Some(nonce))?;
-    context.set_tag(tag)?;
-    context.cipher_update(aad, None)?;
-    if !text.is_empty() {
-        context.cipher_update_inplace(text, text.len())?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 mod tests {
     use super::*;
-    use crate::record::protect::with_cipher;
+    use crate::record::cipher::Cipher;
     use crate::record::testing::{hex, keys, pair, suite};
     use crate::record::{CipherSuite, Sealer, TrafficSecret};
 
@@ -274,24 +242,11 @@ mod tests {
     /// Seals a TLS 1.3 inner plaintext that no correct sender makes.
     fn seal_inner(suite: &CipherSuite, inner: &[u8]) -> Vec<u8> {
         let keys = keys(suite);
-        let mut context = CipherCtx::new().unwrap();
-        let nonce = sequence_nonce(&keys.iv, 0);
-        with_cipher(keys.aead, |cipher| {
-            context.encrypt_init(Some(cipher), Some(keys.key.expose()), Some(&nonce)).unwrap();
-            Ok(())
-        })
-        .unwrap();
-        let mut record = super::super::protect::header(23, inner.len() + 16).to_vec();
-        context.cipher_update(&record, None).unwrap();
-        record.extend_from_slice(inner);
-        if !inner.is_empty() {
-            context.cipher_update_inplace(&mut record[5..], inner.len()).unwrap();
-        }
-        context.cipher_final(&mut []).unwrap();
-        let mut tag = [0; 16];
-        context.tag(&mut tag).unwrap();
-        record.extend_from_slice(&tag);
-        record
+        let header = super::super::protect::header(23, inner.len() + 16);
+        let (mut text, mut tag) = (inner.to_vec(), [0; 16]);
+        let mut cipher = Cipher::new(Purpose::Seal, &keys).unwrap();
+        cipher.seal(&sequence_nonce(&keys.iv, 0), &header, &mut text, &mut tag).unwrap();
+        [header.as_slice(), &text, &tag].concat()
     }
 
     fn tls13_suites() -> impl Iterator<Item = &'static CipherSuite> {

@@ -1,12 +1,9 @@
-//! What sealing and opening share: the cipher objects of this thread, nonces, additional data.
+//! What sealing and opening share: nonces, additional data, headers.
 
-use std::cell::OnceCell;
-
-use openssl::cipher::Cipher;
 use openssl::error::ErrorStack;
 
 use super::header::{ContentType, HEADER_LEN, RECORD_VERSION};
-use super::suite::{Aead, ProtocolVersion};
+use super::suite::ProtocolVersion;
 
 /// Length of the AEAD nonce in bytes, with every suite.
 pub(super) const NONCE_LEN: usize = 12;
@@ -27,6 +24,12 @@ pub enum CryptoError {
         operation: &'static str,
         /// What OpenSSL says.
         source: ErrorStack,
+    },
+    /// Local fault: ring refused.
+    #[error("ring could not {operation}")]
+    Ring {
+        /// What was tried.
+        operation: &'static str,
     },
     /// Bug: a key or secret has another length than its algorithm asks for.
     #[error("{what} has {got} bytes instead of {expected}")]
@@ -50,33 +53,6 @@ impl CryptoError {
     pub(super) fn openssl(operation: &'static str) -> impl FnOnce(ErrorStack) -> Self {
         move |source| Self::OpenSsl { operation, source }
     }
-}
-
-/// Runs `f` with this thread's cipher object.
-///
-/// A cipher that is fetched once spares every later initialisation a look-up behind a lock that all threads share.
-pub(super) fn with_cipher<T>(
-    aead: Aead,
-    f: impl FnOnce(&openssl::cipher::CipherRef) -> Result<T, CryptoError>,
-) -> Result<T, CryptoError> {
-    thread_local! {
-        static CIPHERS: [OnceCell<Cipher>; 3] = const { [const { OnceCell::new() }; 3] };
-    }
-    let (slot, name) = match aead {
-        Aead::Aes128Gcm => (0, "AES-128-GCM"),
-        Aead::Aes256Gcm => (1, "AES-256-GCM"),
-        Aead::ChaCha20Poly1305 => (2, "ChaCha20-Poly1305"),
-    };
-    CIPHERS.with(|ciphers| {
-        let cell = &ciphers[slot];
-        match cell.get() {
-            Some(cipher) => f(cipher),
-            None => {
-                let fetched = Cipher::fetch(None, name, None).map_err(CryptoError::openssl("fetch the cipher"))?;
-                f(cell.get_or_init(|| fetched))
-            }
-        }
-    })
 }
 
 /// The nonce of RFC 8446 section 5.3 and RFC 7905 section 2: the IV combined with the sequence number.

@@ -1,8 +1,7 @@
 //! Protecting records: one [`Sealer`] per connection and direction.
 
-use openssl::cipher_ctx::CipherCtx;
-
-use super::context::{ContextLoan, Purpose};
+use super::cipher::Purpose;
+use super::context::ContextLoan;
 use super::header::{ContentType, HEADER_LEN};
 use super::limit::{CONTROL_RECORDS_RESERVE, PLAINTEXT_LEN_MAX, records_max};
 use super::protect::{
@@ -25,7 +24,7 @@ impl Sealer {
     /// A sealer that goes on where `keys` stand.
     ///
     /// # Errors
-    /// When a key has the wrong length, or OpenSSL refuses it.
+    /// When a key has the wrong length, or it is refused.
     pub fn new(keys: TrafficKeys) -> Result<Self, CryptoError> {
         let context = ContextLoan::new(Purpose::Seal, &keys)?;
         let record_limit = records_max(keys.aead);
@@ -80,7 +79,7 @@ impl Sealer {
     ///
     /// # Errors
     /// When the payload is too long (nothing was written), when the key has protected as many records as it may, or
-    /// when OpenSSL fails. After an error of OpenSSL `record` holds nothing that may be sent.
+    /// when the cipher fails. After an error of the cipher `record` holds nothing that may be sent.
     pub fn seal(&mut self, content_type: ContentType, record: &mut [u8]) -> Result<(), SealError> {
         let prefix_len = self.prefix_len();
         let suffix_len = self.suffix_len();
@@ -100,14 +99,14 @@ impl Sealer {
         let (rest, tag) = record.split_at_mut(tag_at);
         let text = &mut rest[prefix_len..];
         let version = self.keys.version;
-        let result = self.context.with(&self.keys, |context| match version {
+        self.context.with(&self.keys, |cipher| match version {
             ProtocolVersion::Tls13 => {
                 text[payload_len] = content_type as u8;
-                encrypt(context, &nonce, &header, text, tag)
+                cipher.seal(&nonce, &header, text, tag)
             }
-            ProtocolVersion::Tls12 => encrypt(context, &nonce, &tls12_aad(sequence, outer, payload_len), text, tag),
-        })?;
-        result.map_err(|source| SealError::Crypto(CryptoError::OpenSsl { operation: "encrypt a record", source }))
+            ProtocolVersion::Tls12 => cipher.seal(&nonce, &tls12_aad(sequence, outer, payload_len), text, tag),
+        })??;
+        Ok(())
     }
 
     /// Appends a record with `payload` to `out`: for alerts and handshake messages, where a copy does not matter.
@@ -140,7 +139,7 @@ impl Sealer {
     /// Goes on with the keys of the next generation, after the KeyUpdate that announces them was sealed.
     ///
     /// # Errors
-    /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or OpenSSL refuses them.
+    /// When `keys` are of another suite or of TLS 1.2, which has no KeyUpdate, or they are refused.
     pub fn rekey(&mut self, keys: TrafficKeys) -> Result<(), CryptoError> {
         check_rekey(&self.keys, &keys)?;
         self.context.rekey(&keys)?;
@@ -239,22 +238,6 @@ pub(super) fn check_rekey(current: &TrafficKeys, next: &TrafficKeys) -> Result<(
     let fits =
         current.version == ProtocolVersion::Tls13 && current.version == next.version && current.aead == next.aead;
     if fits { Ok(()) } else { Err(CryptoError::WrongSuite { operation: "rekey" }) }
-}
-
-fn encrypt(
-    context: &mut CipherCtx,
-    nonce: &[u8; NONCE_LEN],
-    aad: &[u8],
-    text: &mut [u8],
-    tag: &mut [u8],
-) -> Result<(), openssl::error::ErrorStack> {
-    context.encrypt_init(None, None, Some(nonce))?;
-    context.cipher_update(aad, None)?;
-    if !text.is_empty() {
-        context.cipher_update_inplace(text, text.len())?;
-    }
-    context.cipher_final(&mut [])?;
-    context.tag(tag)
 }
 
 #[cfg(test)]

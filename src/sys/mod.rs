@@ -11,3 +11,4 @@ pub mod socket;
 pub mod splice;
 pub mod ssl;
 pub mod tls_ulp;
+pub mod wiped;

@@ -6,6 +6,7 @@ use super::finding::{Check, Finding, Subject};
 use super::plan::Plan;
 use super::source;
 use crate::config::{Machine, show_list};
+use crate::record::{Aead, Library};
 use crate::worker::{Steering, kernel_steers};
 
 /// Stolen time, in hundredths of a per cent, from which a note is made.
@@ -14,6 +15,8 @@ const STEAL_NOTED: u64 = 500;
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) instructions: Instructions,
+    /// What protects AES-GCM records in userspace.
+    pub(super) aes_gcm: Library,
     /// CPUs that run.
     pub(super) online: BTreeSet<usize>,
     /// CPUs that the process may run on.
@@ -49,6 +52,7 @@ impl Facts {
         let cpu = wants_steering.and_then(|plan| plan.cpus.first());
         Self {
             instructions: Instructions::read(),
+            aes_gcm: Library::of(Aead::Aes128Gcm),
             online: machine.online,
             allowed: machine.allowed,
             time: source::text("/proc/stat").and_then(|text| Time::parse(&text)),
@@ -94,8 +98,7 @@ impl Time {
 
 pub(super) fn judge(facts: &Facts, plan: Option<&Plan>) -> Vec<Finding> {
     let instructions = facts.instructions;
-    let mut findings =
-        vec![judge_aes(instructions), judge_wide_aes(instructions), judge_cpus(facts), judge_steal(facts.time)];
+    let mut findings = vec![judge_aes(instructions), judge_wide_aes(facts), judge_cpus(facts), judge_steal(facts.time)];
     findings.extend(plan.filter(|plan| plan.steering == Steering::Cpu).map(|_| judge_steering(facts.steers)));
     findings
 }
@@ -124,9 +127,11 @@ fn judge_aes(instructions: Instructions) -> Finding {
     }
 }
 
-fn judge_wide_aes(instructions: Instructions) -> Finding {
+fn judge_wide_aes(facts: &Facts) -> Finding {
+    let Facts { instructions, aes_gcm, .. } = facts;
     let (aes, multiply) = (yes(instructions.wide_aes), yes(instructions.wide_multiply));
-    let check = Check::new(Subject::Cpu, "vector_aes", format!("VAES {aes}, VPCLMULQDQ {multiply}"), "both");
+    let found = format!("VAES {aes}, VPCLMULQDQ {multiply}; AES-GCM by {}", aes_gcm.name());
+    let check = Check::new(Subject::Cpu, "vector_aes", found, "both");
     if instructions.wide_aes && instructions.wide_multiply {
         check.ok()
     } else {
@@ -173,6 +178,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             instructions: Instructions { aes: true, multiply: true, wide_aes: true, wide_multiply: true },
+            aes_gcm: Library::Ring,
             online: BTreeSet::from([0, 1, 2]),
             allowed: BTreeSet::from([0, 1, 2, 3]),
             time: Some(Time { stolen: 499, total: 10_000 }),
