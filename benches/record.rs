@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use sluice::record::{
     Aead, CipherSuite, ContentType, KeyMaterial, MasterSecret, Opener, ProtocolVersion, Sealer, TrafficKeys,
     TrafficSecret,
@@ -78,9 +79,9 @@ fn open(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The calls that a record cannot do without: set the nonce, additional data, text, tag.
-fn bare(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("bare");
+/// The calls of OpenSSL that a record cannot do without: set the nonce, additional data, text, tag.
+fn bare_openssl(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("bare_openssl");
     for (aead, name) in [
         (Aead::Aes128Gcm, "AES-128-GCM"),
         (Aead::Aes256Gcm, "AES-256-GCM"),
@@ -122,6 +123,27 @@ fn bare(criterion: &mut Criterion) {
                     context.cipher_update(&[23, 3, 3, 0, 0], None).unwrap();
                     context.cipher_update(black_box(&sealed), Some(&mut text)).unwrap();
                     context.cipher_final(&mut []).unwrap();
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// The one call of ring.
+fn bare_ring(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("bare_ring");
+    for (algorithm, name) in [(&aead::AES_128_GCM, "AES-128-GCM"), (&aead::AES_256_GCM, "AES-256-GCM")] {
+        let key = LessSafeKey::new(UnboundKey::new(algorithm, &vec![7; algorithm.key_len()]).unwrap());
+        for len in PAYLOAD_BYTES {
+            group.throughput(Throughput::Bytes(len as u64));
+            let mut text = vec![0x5a; len + 1];
+            let mut nonce = [0; 12];
+            group.bench_function(BenchmarkId::new(format!("{name} encrypt"), len), |bencher| {
+                bencher.iter(|| {
+                    nonce[0] = u8::wrapping_add(nonce[0], 1);
+                    let nonce = Nonce::assume_unique_for_key(nonce);
+                    key.seal_in_place_separate_tag(nonce, Aad::from([23, 3, 3, 0, 0]), black_box(&mut text)).unwrap()
                 });
             });
         }
@@ -186,7 +208,7 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400))
         .without_plots();
-    targets = seal, open, bare, key_schedule
+    targets = seal, open, bare_openssl, bare_ring, key_schedule
 }
 fn main() {
     support::run(benches);
