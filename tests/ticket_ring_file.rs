@@ -13,8 +13,9 @@ use openssl::ssl::SslVersion;
 use skip_support::skip;
 use sluice::ticket::{
     ChainSecret, FileError, FormatError, KEY_FILES_MAX, Keeper, KeeperError, KeyName, KeySource, LockWait, Lookup,
-    ManualClock, Persisted, RETRY_INTERVAL, Ring, RingChange, RingError, RingEvent, RingFile, RingShape, RingStanding,
-    ScopeHash, Source, TicketCounters, TicketOpening, TicketSettings, UnixSeconds, encode_ring, seal,
+    ManualClock, Persisted, REPLACED_RINGS_MAX, RETRY_INTERVAL, Ring, RingChange, RingError, RingEvent, RingFile,
+    RingShape, RingStanding, ScopeHash, Source, TicketCounters, TicketOpening, TicketSettings, UnixSeconds,
+    encode_ring, seal,
 };
 use tempfile::TempDir;
 use ticket_common::*;
@@ -260,6 +261,50 @@ fn revocation_reaches_a_node_by_its_file_and_cannot_be_taken_back() {
     let events = keeper.telemetry();
     assert_eq!(events.events.of(RingEvent::Revoked).value(), 1);
     assert_eq!(events.events.of(RingEvent::RefusedRevoked).value(), 1);
+}
+
+#[test]
+fn revoked_ring_cannot_be_taken_back_after_another_one_was_in_use_either() {
+    let (before, other) = (new_ring(T0), new_ring(T0));
+    let node = Node::with(&before);
+    let mut keeper = node.keeper_at(T0).unwrap();
+    let name = sealing_name(&mut keeper, T0).unwrap();
+    let revoked = before.revoked_at(T0).unwrap();
+    for (ring, change) in [(&revoked, RingChange::Revoked), (&other, RingChange::Replaced)] {
+        write(&node.path, ring);
+        assert_eq!(keeper.maintain_at(T0).unwrap().change, change);
+    }
+    write(&node.path, &before);
+    let error = keeper.maintain_at(T0).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
+    assert!(!is_usable(&mut keeper, name, T0));
+    // A new configuration remembers it, too.
+    let error = Node::with(&before).keeper_at(T0).unwrap().succeed(&keeper).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
+    let moved = Node::with(&new_ring(T0)).keeper_at(T0).unwrap().succeed(&keeper).unwrap();
+    let error = Node::with(&before).keeper_at(T0).unwrap().succeed(&moved).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
+    // After its revocation the ring is as good as any.
+    write(&node.path, &revoked);
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Replaced);
+    assert!(!is_usable(&mut keeper, name, T0));
+}
+
+#[test]
+fn revoked_rings_beyond_the_limit_are_forgotten_the_first_one_first() {
+    let rings: Vec<_> = (0..=REPLACED_RINGS_MAX).map(|_| new_ring(T0)).collect();
+    let node = Node::with(&new_ring(T0));
+    let mut keeper = node.keeper_at(T0).unwrap();
+    for ring in &rings {
+        write(&node.path, &ring.revoked_at(T0).unwrap());
+        keeper.maintain_at(T0).unwrap();
+    }
+    write(&node.path, &new_ring(T0));
+    keeper.maintain_at(T0).unwrap();
+    write(&node.path, &rings[1]);
+    assert!(matches!(keeper.maintain_at(T0), Err(KeeperError::Revoked { file: 0, own: 1, .. })));
+    write(&node.path, &rings[0]);
+    assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Replaced, "forgotten");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::encoding::{FormatError, decode, encode};
 use super::file::{FileError, FileStamp, LockWait, RingFile, load_key_file};
 use super::install::ScopeKeys;
 use super::key::{KeyName, KeyTable, Remembered, ScheduledKey, ScopeHash, TicketKey};
-use super::ring::{RETENTION_MAX, Relation, Ring, RingError, RingShape, Standing};
+use super::ring::{RETENTION_MAX, Relation, Ring, RingError, RingId, RingShape, Standing};
 use super::telemetry::{KeySource, RingEvent, RingFacts, RingStatus, RingTelemetry};
 
 /// Scopes whose keys are no longer used that are remembered, so that their tickets are counted as `scope`.
@@ -26,6 +26,9 @@ pub const EXPIRED_NAMES_MAX: usize = 64;
 pub const KEY_NAMES_SHOWN_MAX: usize = 256;
 /// Key files that are opened with: each is searched for every ticket. More are refused.
 pub const KEY_FILES_MAX: usize = 16;
+/// Rings that were revoked and then replaced by others, which are remembered so that none comes back from before its
+/// revocation; beyond that the first is forgotten.
+pub const REPLACED_RINGS_MAX: usize = 64;
 /// How long after a run that failed, or could not write the file, the next one is due by itself.
 pub const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -62,6 +65,7 @@ pub struct Keeper {
     file_is_behind: bool,
     /// The tables in use come from a ring that is no longer ours.
     tables_are_foreign: bool,
+    replaced: Replaced,
     telemetry: Arc<RingTelemetry>,
 }
 
@@ -70,6 +74,29 @@ struct Scope {
     hash: ScopeHash,
     keys: Weak<ScopeKeys>,
     expired: Vec<KeyName>,
+}
+
+/// Rings of other identities that were in use before, as far as they had been revoked, with their generations.
+#[derive(Clone, Debug, Default)]
+struct Replaced(Vec<(RingId, u32)>);
+
+impl Replaced {
+    fn remember(&mut self, ring: &Ring) {
+        self.0.retain(|(id, _)| *id != ring.id());
+        if ring.generation() > 0 {
+            self.0.push((ring.id(), ring.generation()));
+        }
+        let excess = self.0.len().saturating_sub(REPLACED_RINGS_MAX);
+        self.0.drain(..excess);
+    }
+
+    /// Refuses a ring from before its revocation.
+    fn check(&self, ring: &Ring, path: impl FnOnce() -> PathBuf) -> Result<(), KeeperError> {
+        match self.0.iter().find(|(id, generation)| *id == ring.id() && *generation > ring.generation()) {
+            Some((_, own)) => Err(KeeperError::Revoked { path: path(), file: ring.generation(), own: *own }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a reload or a maintenance run changed.
@@ -149,6 +176,7 @@ impl Keeper {
             // The first maintenance brings a ring that waited long up to date.
             file_is_behind: true,
             tables_are_foreign: false,
+            replaced: Replaced::default(),
             telemetry: Arc::default(),
         })
     }
@@ -243,11 +271,20 @@ impl Keeper {
     /// # Errors
     /// When this ring is one that `former` has left behind by a revocation, or claims to be its ring with other keys.
     pub fn succeed(mut self, former: &Self) -> Result<Self, KeeperError> {
-        if let (Some(own), Some(ring)) = (&former.ring, &self.ring)
-            && own.relation_of(ring)? == Relation::Revoked
-        {
-            let path = self.file.as_ref().map(|(file, _)| file.path().to_path_buf()).unwrap_or_default();
-            return Err(KeeperError::Revoked { path, file: ring.generation(), own: own.generation() });
+        self.replaced = former.replaced.clone();
+        if let Some(ring) = &self.ring {
+            let path = || self.file.as_ref().map(|(file, _)| file.path().to_path_buf()).unwrap_or_default();
+            self.replaced.check(ring, path)?;
+            if let Some(own) = &former.ring {
+                match own.relation_of(ring)? {
+                    Relation::Revoked => {
+                        let (file, own) = (ring.generation(), own.generation());
+                        return Err(KeeperError::Revoked { path: path(), file, own });
+                    }
+                    Relation::Different => self.replaced.remember(own),
+                    _ => {}
+                }
+            }
         }
         self.telemetry = former.telemetry();
         Ok(self)
@@ -370,6 +407,7 @@ impl Keeper {
         self.seen = file.stamp();
         let (candidate, loaded) = file.load()?;
         let path = file.path().to_path_buf();
+        self.replaced.check(&candidate, || path.clone())?;
         let change = match ring.relation_of(&candidate)? {
             Relation::Same => RingChange::None,
             Relation::Behind { epochs } if is_ahead_at(ring, now) => {
@@ -390,7 +428,8 @@ impl Keeper {
                 RingChange::Followed { epochs }
             }
             Relation::Different => {
-                *ring = usable_at(candidate, &path, now)?;
+                let former = std::mem::replace(ring, usable_at(candidate, &path, now)?);
+                self.replaced.remember(&former);
                 RingChange::Replaced
             }
         };
@@ -484,7 +523,7 @@ pub enum KeeperError {
     Ring(#[from] RingError),
     /// A file from before a revocation was put back.
     #[error(
-        "{} has revocation {file} of the ring, {own} is in use: a revoked ring is never taken back; distribute the \
+        "{} has revocation {file} of the ring, {own} has been in use: a revoked ring is never taken back; distribute the \
          present one again",
         path.display()
     )]

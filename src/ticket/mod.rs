@@ -25,7 +25,7 @@ pub use file::{FileError, FileStamp, LockWait, RingFile, RingLock, load_key_file
 pub use install::{Issuer, Renewal, ScopeKeys, TICKETS_PER_HANDSHAKE_MAX, TicketSettings, install};
 pub use keeper::{
     EXPIRED_NAMES_MAX, KEY_FILES_MAX, KEY_NAMES_SHOWN_MAX, Keeper, KeeperError, Maintenance, Persisted,
-    RETIRED_SCOPES_MAX, RETRY_INTERVAL, RingChange, Source,
+    REPLACED_RINGS_MAX, RETIRED_SCOPES_MAX, RETRY_INTERVAL, RingChange, Source,
 };
 pub use key::{
     KEY_NAME_BYTES, KeyName, KeyTable, Lookup, REMEMBERED_NAMES_MAX, Remembered, SCOPE_BYTES, ScheduledKey, ScopeHash,
