@@ -262,7 +262,7 @@ impl<'a> ClientWriter<'a> {
         Ok(())
     }
 
-    /// Sends an alert behind which the stream is ended.
+    /// Sends an alert. The caller ends the stream next: until then the alert may be held back.
     ///
     /// Cancel safety: safe; the alert is then not sent, or queued.
     pub(super) async fn send_last(&self, alert: Alert) -> Result<(), Broken> {
@@ -333,7 +333,11 @@ impl<'a> ClientWriter<'a> {
             return kernel.flush_now(self.sides, self.offload, &mut self.secret.borrow_mut(), self.suite);
         }
         let mut queued = self.queued.borrow_mut();
-        match self.sides.client.send(&queued) {
+        let sent = match self.is_closed.get() {
+            true => self.sides.client.send_before_end(&queued),
+            false => self.sides.client.send(&queued),
+        };
+        match sent {
             Ok(len) if len == queued.len() => {
                 *queued = Vec::new();
                 Ok(true)

@@ -98,6 +98,17 @@ impl Stream {
         })
     }
 
+    /// As [`send`](Self::send), for what the end of the stream follows at once: the kernel holds it back for a moment, so that
+    /// both leave in one segment.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+        // SAFETY: the pointer and length describe a live slice that send only reads.
+        check(|| unsafe { libc::send(self.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
+    }
+
     /// Sends a prefix of the concatenation of `parts` and returns its length; takes [`VECTOR_PARTS_MAX`] parts at most.
     ///
     /// # Errors
@@ -346,5 +357,57 @@ fn check(mut call: impl FnMut() -> isize) -> io::Result<usize> {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use monoio::{LegacyDriver, RuntimeBuilder};
+
+    use super::*;
+
+    /// Segments that the kernel has received for this socket (`tcpi_segs_in` of linux/tcp.h, which libc does not have).
+    fn segments_received(socket: &StdTcpStream) -> u32 {
+        const SEGS_IN_AT: usize = 140;
+        let mut info = [0_u8; 256];
+        let mut len = info.len() as libc::socklen_t;
+        let descriptor = socket.as_raw_fd();
+        // SAFETY: the pointer and `len` describe the live `info`, of which getsockopt writes at most `len` bytes.
+        let result = unsafe {
+            libc::getsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+        };
+        assert!(result == 0 && len as usize >= SEGS_IN_AT + 4, "{}", io::Error::last_os_error());
+        u32::from_ne_bytes(info[SEGS_IN_AT..SEGS_IN_AT + 4].try_into().unwrap())
+    }
+
+    /// In how many segments the last bytes and the end of the stream arrive.
+    fn segments_of_the_end(send: impl Fn(&Stream, &[u8]) -> io::Result<usize>) -> u32 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        let before = segments_received(&client);
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build().unwrap();
+        runtime.block_on(async {
+            let stream = Stream::new(server.into()).unwrap();
+            assert_eq!(send(&stream, b"last").unwrap(), 4);
+            stream.shutdown_send();
+            let mut received = Vec::new();
+            client.read_to_end(&mut received).unwrap();
+            assert_eq!(received, b"last");
+            stream.close();
+        });
+        segments_received(&client) - before
+    }
+
+    #[test]
+    fn last_bytes_and_the_end_of_the_stream_leave_in_one_segment() {
+        assert_eq!(segments_of_the_end(Stream::send_before_end), 1);
+        assert_eq!(segments_of_the_end(Stream::send), 2, "otherwise it takes one more");
     }
 }
