@@ -279,6 +279,15 @@ fn chain_of_many_kilobytes_is_compressed() {
 }
 
 #[test]
+fn client_that_is_asked_for_its_hello_again_gets_the_certificate_compressed() {
+    let pki = Pki::new(None);
+    // rustls offers its key share for X25519.
+    let proxy = prepared(&pki, "groups = [\"P-256\"]").run();
+    let plain = Client::new(Vec::new()).look(&proxy, "localhost");
+    assert!(compressed(&proxy, BROTLI_DECOMPRESSOR, "localhost").0 == plain);
+}
+
+#[test]
 fn others_notice_nothing() {
     let pki = Pki::new(None);
     let proxy = prepared(&pki, "").run();

@@ -25,9 +25,9 @@ impl Compression {
     pub(super) fn look_after(&mut self, listeners: &[ListenerSettings]) {
         match self.running.as_mut().map(Receiver::try_recv) {
             Some(Err(TryRecvError::Empty)) => return,
-            // What it was about stays noted, and is never tried again.
+            // What the libraries panic at is contained, and counts as compressed.
             Some(Err(TryRecvError::Closed)) => {
-                tracing::error!("compressing a certificate panicked: this is a bug, please report it");
+                tracing::error!("the thread that compresses certificates panicked: this is a bug, please report it");
             }
             Some(Ok(())) | None => {}
         }

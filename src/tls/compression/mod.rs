@@ -9,6 +9,7 @@
 mod encode;
 mod message;
 
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::SystemTime;
@@ -20,10 +21,8 @@ use openssl::ssl::SslRef;
 use super::client_hello::ClientHello;
 use super::identity::{Identity, Table};
 use super::stapling::Staple;
-use crate::sys::compression;
+use crate::sys::compression::{self, Algorithm};
 use crate::telemetry::CertificateCompression;
-
-use crate::sys::compression::Algorithm;
 
 /// Whether certificates are sent compressed to clients that take it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,7 +147,13 @@ struct Found<T> {
 impl Compressed {
     fn new(algorithm: Algorithm, identity: &Identity, staple: Option<Arc<Staple>>) -> Self {
         let message = message::certificate(identity, staple.as_deref()).unwrap_or_default();
-        let shorter = encode::compress(algorithm, &message).filter(|data| data.len() < message.len());
+        // A bug in a library must cost no more than the compression of this one message.
+        let data = catch_unwind(|| encode::compress(algorithm, &message)).unwrap_or_else(|_| {
+            let certificate = identity.path().display();
+            tracing::error!(%certificate, ?algorithm, "compressing a certificate panicked: this is a bug, please report it");
+            None
+        });
+        let shorter = data.filter(|data| data.len() < message.len());
         Self { data: shorter.map(Vec::into_boxed_slice), uncompressed_len: message.len(), staple }
     }
 }
