@@ -5,7 +5,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernel lint deny fmt bench compare compare-kernel clean
+.PHONY: help build demo test test-kernel test-system-openssl lint deny fmt bench compare compare-kernel clean
 # The steps of a task are in order, whatever -j says; cargo uses every CPU by itself.
 .NOTPARALLEL:
 
@@ -14,11 +14,12 @@ CARGO := cargo --locked
 # dependency would be built again.
 EVERYTHING := --workspace --all-targets
 SLUICE := target/release/sluice
+WITH_SYSTEM_OPENSSL := --package sluice --no-default-features --features system-openssl
 # Where tests name themselves that cannot run here (tests/skip_support).
 SKIPPED := $${CARGO_TARGET_DIR:-target}/tmp/skipped.txt
 
 help: ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build target/release/sluice, OpenSSL included
 	scripts/setup build
@@ -47,6 +48,14 @@ test: ## Everything that a change must pass, the tests on real kernels included
 
 test-kernel: ## The kernel TLS tests on the kernels of scripts/kernels.conf, emulated
 	scripts/test-kernel
+
+# In a folder of its own: another OpenSSL is another build of nearly everything. Not a part of `test` for that reason.
+test-system-openssl: ## Handshakes and the demo with the system's OpenSSL in the place of ours
+	scripts/setup system
+	set -x; export CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/system-openssl; \
+		$(CARGO) test $(WITH_SYSTEM_OPENSSL) --lib --test handshake_negotiation --test handshake_bad_input \
+			--test interop_programs --test interop_rustls --test certificate_compression; \
+		$(CARGO) run $(WITH_SYSTEM_OPENSSL) -- demo --listen 127.0.0.1:0 --once
 
 lint: ## Format, clippy and documentation, without a warning
 	cargo fmt --all --check

@@ -68,6 +68,7 @@ fn client_hello_is_read_whatever_it_says() {
         let Some(hello) = ClientHello::parse(&body) else { return };
         let _ = (hello.server_name(), hello.versions().count(), hello.suites().count(), hello.alpn().count());
         let _ = (hello.groups().map(Iterator::count), hello.signature_algorithms().map(Iterator::count));
+        let _ = (hello.certificate_compressions().map(Iterator::count), hello.asks_for_status());
         assert_eq!(hello.ja4().len(), 36);
     });
 }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is a failed test")]
 
+mod skip_support;
 mod support;
 
 use openssl::ssl::SslVersion;
+use skip_support::skip;
 use support::backend::Backend;
 use support::body;
 use support::certificate::KeyKind;
@@ -15,6 +17,9 @@ use support::suite::{SUITES, Suite, Version};
 const HANDSHAKE_FAILURE: u8 = 40;
 const PROTOCOL_VERSION: u8 = 70;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// The first version whose clients know X25519MLKEM768, and how to choose their key share.
+const OPENSSL_3_5: i64 = 0x3050_0000;
 
 fn assert_echoes(tls: &mut Tls) {
     let data = body::bytes(50_000, 1);
@@ -53,6 +58,9 @@ fn tls13_is_preferred() {
 
 #[test]
 fn each_group_works_in_each_version_that_knows_it() {
+    if openssl::version::number() < OPENSSL_3_5 {
+        return skip("needs OpenSSL 3.5");
+    }
     // With RSA, because in TLS 1.2 the client's groups bound the curves of certificates too (RFC 8422 section 5.1).
     let proxy = Proxy::start(&Options { key: KeyKind::Rsa2048, ..Options::to([Backend::echo()]) });
     let cases = [
@@ -69,6 +77,9 @@ fn each_group_works_in_each_version_that_knows_it() {
 
 #[test]
 fn client_whose_first_key_share_is_unknown_is_asked_again() {
+    if openssl::version::number() < OPENSSL_3_5 {
+        return skip("needs OpenSSL 3.5");
+    }
     let proxy = Proxy::start(&Options::to([Backend::echo()]));
     // A key share for the first group only, which is not ours: HelloRetryRequest (RFC 8446 section 4.1.4).
     assert_echoes(&mut Client::of(&proxy).version(Version::Tls13).groups("*P-384:X25519").connect());

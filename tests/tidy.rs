@@ -48,7 +48,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["admin", "backend", "guard", "ktls", "sys", "telemetry", "ticket", "tls", "worker"]),
-    ("admin", &["telemetry"]),
+    // Of `sys` an option of OpenSSL; so does `telemetry`.
+    ("admin", &["sys", "telemetry"]),
     (
         "worker",
         &[
@@ -72,7 +73,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ktls", &["record", "sys", "telemetry"]),
     ("ticket", &["sys", "telemetry"]),
     // Labels name suites' versions and alerts.
-    ("telemetry", &["record"]),
+    ("telemetry", &["record", "sys"]),
     ("record", &["sys"]),
     // Types only: the keys and content types that go to the kernel and to OpenSSL's key derivation.
     ("sys", &["record"]),
@@ -141,6 +142,28 @@ fn unsafe_code_stands_only_where_it_may() {
         wrong.extend(lines_with_word(&code, "unsafe").map(|line| format!("{path}:{line}: unsafe code")));
     }
     assert_none(&wrong, "unsafe code lives in src/sys");
+}
+
+#[test]
+fn every_context_of_the_programs_takes_no_compressed_certificates() {
+    const BUILDERS: [&str; 4] =
+        ["SslContextBuilder::new(", "SslContext::builder(", "SslConnector::builder(", "SslAcceptor::mozilla_"];
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (path, text) in sources("src").into_iter().chain(sources("loadtest/src")) {
+        let code = product_code(&text);
+        let built: usize = BUILDERS.iter().map(|builder| code.matches(builder).count()).sum();
+        let option = |statement: &&str| {
+            statement.contains("set_options(") && statement.contains("NO_RX_CERTIFICATE_COMPRESSION")
+        };
+        let set = code.split(';').filter(option);
+        if set.count() < built {
+            wrong.push(format!("{path}: a context without the option NO_RX_CERTIFICATE_COMPRESSION"));
+        }
+        count += built;
+    }
+    assert_none(&wrong, "a few KiB of a peer could expand to 16 MiB, see src/sys/ssl.rs");
+    assert!(count >= 6, "the builders of contexts are found");
 }
 
 #[test]

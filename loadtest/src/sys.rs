@@ -8,7 +8,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use foreign_types_shared::ForeignTypeRef;
 use monoio::net::TcpStream;
 use openssl::error::ErrorStack;
-use openssl::ssl::{SslRef, SslSessionRef};
+use openssl::ssl::{SslOptions, SslRef, SslSessionRef};
+
+/// Lets a context ask for no compressed certificates: a client that is measured does nothing that not every client does. Our
+/// OpenSSL could not expand them; another's might ask by itself.
+pub(crate) const NO_RX_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
 /// Offers `session` in the handshake that `ssl` is about to start.
 ///

@@ -15,6 +15,7 @@ use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod, SslVerifyMode};
 use openssl::x509::X509;
 
 use super::settings::{Address, Settings, SocketMode, TlsSettings};
+use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
 
 /// A bound socket that listens.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl TlsSettings {
         builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
         // No session outlives its connection: each one shows its certificate.
         builder.set_session_cache_mode(openssl::ssl::SslSessionCacheMode::OFF);
-        builder.set_options(openssl::ssl::SslOptions::NO_TICKET);
+        builder.set_options(openssl::ssl::SslOptions::NO_TICKET | NO_RX_CERTIFICATE_COMPRESSION);
         builder.set_num_tickets(0).map_err(|error| chain(error.into()))?;
         Ok(builder.build())
     }

@@ -313,6 +313,9 @@ pub(super) struct Tls {
     pub(super) certificates: Option<Spanned<Vec<Spanned<Certificate>>>>,
     /// Folder of more certificates: `NAME.crt` or `NAME.pem` with `NAME.key`, PEM with both, `NAME.p12`.
     pub(super) certificate_directory: Field<PathBuf>,
+    /// Whether certificates are sent compressed (RFC 8879) to TLS 1.3 clients that take it, with Brotli or zlib: `auto` where
+    /// the program has its own OpenSSL, `required` or not at all.
+    pub(super) certificate_compression: Field<tls::compression::CompressionMode>,
     /// OCSP responses that are sent along with the certificates: `file` from `edge.crt.ocsp` beside `edge.crt`, DER;
     /// `fetch` from the responder that the certificate names.
     pub(super) ocsp: Field<tls::stapling::OcspMode>,

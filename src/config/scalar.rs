@@ -18,6 +18,7 @@ use crate::record::ProtocolVersion;
 use crate::telemetry::diagnostics::{self, Format};
 use crate::telemetry::output::{Facility, JOURNAL_SOCKET, Target};
 use crate::tls::client_auth::{AllowedIdentity, ExpiredCrl};
+use crate::tls::compression::CompressionMode;
 use crate::{admin, ktls, server, tls, worker};
 
 use super::cpu;
@@ -533,6 +534,7 @@ choice!(server::Sandbox { "auto" => Self::Auto, "off" => Self::Off, "required" =
 choice!(server::CoreDumps { "refuse" => Self::Refuse, "allow" => Self::Allow });
 choice!(ktls::KnownBugs { "refuse" => Self::Refuse, "accept" => Self::Accept });
 choice!(tls::Policy { "intermediate" => Self::Intermediate, "modern" => Self::Modern });
+choice!(CompressionMode { "auto" => Self::Auto, "off" => Self::Off, "required" => Self::Required });
 choice!(tls::stapling::OcspMode { "off" => Self::Off, "file" => Self::File, "fetch" => Self::Fetch });
 choice!(tls::UnknownServerName { "default" => Self::Default, "refuse" => Self::Refuse });
 

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 use tokio::time::MissedTickBehavior;
 
+use super::compression::Compression;
 use super::expiry::Expiry;
 use super::inherit::{InheritError, Inherited};
 use super::memory::MemoryWatch;
@@ -127,6 +128,7 @@ pub(super) struct Control {
     pub(super) succession: Succession,
     pub(super) door: Door,
     pub(super) stapling: Stapling,
+    compression: Compression,
     memory: MemoryWatch,
     stalls: StallWatch,
     /// A signal to stop has come; the next one means at once.
@@ -150,6 +152,7 @@ impl Control {
     ) -> Self {
         Self {
             stapling: Stapling::new(Arc::clone(&process.stapling)),
+            compression: Compression::default(),
             memory: MemoryWatch::new(server.pressure(), Arc::clone(&process.memory)),
             stalls: StallWatch::default(),
             server,
@@ -198,6 +201,7 @@ impl Control {
                 _ = watch.tick() => {
                     self.memory.look(self.server.settings().memory_max_bytes);
                     self.stalls.look(&self.process.workers);
+                    self.compression.look_after(&self.server.settings().listeners);
                     if let ControlFlow::Break(ended) = self.look_after_workers(Instant::now()) {
                         return ended;
                     }

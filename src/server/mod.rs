@@ -1,6 +1,7 @@
 //! The life of the process: listeners, workers, signals, reloads, upgrades.
 
 mod aside;
+mod compression;
 mod confine;
 mod control;
 mod expiry;

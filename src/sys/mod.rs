@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod certificate;
 pub mod cmsg;
+pub mod compression;
 pub mod handover;
 pub mod kdf;
 pub mod openssl_ext;

@@ -5,9 +5,14 @@ use std::ffi::{CStr, c_char, c_int};
 use foreign_types_shared::ForeignTypeRef;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::ssl::{SslRef, SslSessionRef};
+use openssl::ssl::{SslOptions, SslRef, SslSessionRef};
 use openssl::x509::store::X509StoreBuilderRef;
 use openssl::x509::{X509CrlRef, X509VerifyResult};
+
+/// Lets a context take no compressed certificates, and not ask for them: a few KiB could expand to 16 MiB (RFC 8879
+/// section 5). To be set on every context, since OpenSSL asks by itself where it was built with an algorithm. OpenSSL before
+/// 3.2 has no compression, and no meaning for it.
+pub const NO_RX_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
 /// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.
 pub fn group_name(ssl: &SslRef) -> Option<&str> {

@@ -459,6 +459,8 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
         handshakes_failed,
         client_certificates,
         staples,
+        certificates_compressed,
+        certificate_compression_saved,
         dials,
         relay_bytes,
         key_updates_received,
@@ -520,6 +522,19 @@ pub(super) fn read_worker(worker: &WorkerMetrics) -> Vec<(Metric, Vec<Sample>)> 
             "sluice_ocsp_staples",
             "Full handshakes whose client asked for an OCSP response, by whether it got one, where stapling is on",
             staples,
+        ),
+        read(
+            "sluice_certificates_compressed",
+            "Certificates sent to TLS 1.3 clients that take them compressed, by the algorithm with which they went out",
+            certificates_compressed,
+        ),
+        in_unit(
+            Unit::Bytes,
+            read(
+                "sluice_certificate_compression_saved",
+                "Bytes that compression has made certificates shorter on their way",
+                certificate_compression_saved,
+            ),
         ),
         read("sluice_backend_dials", "Attempts to connect to a server of a backend", dials),
         in_unit(Unit::Bytes, read("sluice_relay", "Payload relayed, without what TLS adds to it", relay_bytes)),

@@ -154,6 +154,18 @@ label_enum! {
 }
 
 label_enum! {
+    /// How a certificate went out to a client that takes it compressed.
+    pub enum CertificateCompression as "algorithm" {
+        /// Compressed with Brotli.
+        Brotli = "brotli",
+        /// Compressed with zlib.
+        Zlib = "zlib",
+        /// As it is: not compressed yet, or no shorter if it were.
+        None = "none",
+    }
+}
+
+label_enum! {
     /// A log.
     pub enum LogName as "log" {
         /// The log of the process itself.

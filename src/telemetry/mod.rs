@@ -22,8 +22,8 @@ pub use cell::{ByLabel, Counter, Gauge, Label, label_enum};
 pub use configuration::Configuration;
 pub use expiry::{EXPIRY_SHOWN_MAX, EndingView, ExpiryKind, ExpiryView};
 pub use label::{
-    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, LogName,
-    LogResult, ProxyHeader, RefusalReason, RelayPath, Version,
+    AcceptError, CertificateCompression, ClientCertificate, CloseReason, DialResult, Direction, FailureReason,
+    KeepReason, Kind, LogName, LogResult, ProxyHeader, RefusalReason, RelayPath, Version,
 };
 pub use memory::{MemoryMetrics, MemoryStep};
 pub use process::{

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::cell::{ByLabel, Counter, Gauge};
 use super::label::{
-    AcceptError, ClientCertificate, CloseReason, DialResult, Direction, FailureReason, KeepReason, Kind, ProxyHeader,
-    RefusalReason, RelayPath, Version,
+    AcceptError, CertificateCompression, ClientCertificate, CloseReason, DialResult, Direction, FailureReason,
+    KeepReason, Kind, ProxyHeader, RefusalReason, RelayPath, Version,
 };
 use super::stapling::StapleResult;
 use super::ticket::TicketCounters;
@@ -46,6 +46,10 @@ pub struct WorkerMetrics {
     pub client_certificates: ByLabel<ClientCertificate>,
     /// Full handshakes whose client asked for an OCSP response, by whether it got one, where stapling is on.
     pub staples: ByLabel<StapleResult>,
+    /// Certificates sent to clients that take them compressed, by how they went out.
+    pub certificates_compressed: ByLabel<CertificateCompression>,
+    /// Bytes that compression has made these shorter.
+    pub certificate_compression_saved: Counter,
     /// Attempts to reach a server.
     pub dials: ByLabel<DialResult>,
     /// Payload bytes relayed.

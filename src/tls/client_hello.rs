@@ -72,6 +72,17 @@ impl ClientHello {
         alpn_names(self.list(extension::ALPN, LengthOf::Two).unwrap_or_default())
     }
 
+    /// The algorithms with which the client takes a compressed certificate (RFC 8879 section 3), in its order; none where
+    /// it takes none.
+    pub fn certificate_compressions(&self) -> Option<impl Iterator<Item = u16> + Clone> {
+        self.list(extension::COMPRESS_CERTIFICATE, LengthOf::One).map(code_points)
+    }
+
+    /// Whether the client asks for an OCSP response (RFC 6066 section 8).
+    pub fn asks_for_status(&self) -> bool {
+        self.extension(extension::STATUS_REQUEST).is_some_and(|body| body.first() == Some(&STATUS_TYPE_OCSP))
+    }
+
     /// Whether the client wants to resume a session: with a pre-shared key (RFC 8446 section 4.2.11) or a ticket (RFC 5077
     /// section 3.2).
     pub fn offers_session(&self) -> bool {
@@ -313,13 +324,16 @@ const CLIENT_HELLO: u8 = 1;
 const VERSION_LEN: usize = 2;
 const RANDOM_LEN: usize = 32;
 const HOST_NAME: u8 = 0;
+const STATUS_TYPE_OCSP: u8 = 1;
 
 /// Code points of extensions (RFC 8446 section 4.2, and those that it refers to).
 pub(super) mod extension {
     pub(in crate::tls) const SERVER_NAME: u16 = 0;
+    pub(in crate::tls) const STATUS_REQUEST: u16 = 5;
     pub(in crate::tls) const SUPPORTED_GROUPS: u16 = 10;
     pub(in crate::tls) const SIGNATURE_ALGORITHMS: u16 = 13;
     pub(in crate::tls) const ALPN: u16 = 16;
+    pub(in crate::tls) const COMPRESS_CERTIFICATE: u16 = 27;
     pub(in crate::tls) const SESSION_TICKET: u16 = 35;
     pub(in crate::tls) const PRE_SHARED_KEY: u16 = 41;
     pub(in crate::tls) const SUPPORTED_VERSIONS: u16 = 43;
@@ -400,6 +414,19 @@ pub(super) mod tests {
         let offers = |extensions: &[(u16, &[u8])]| ClientHello::parse(&body(&[], extensions)).unwrap().offers_session();
         assert!(offers(&[(35, b"ticket")]) && offers(&[(41, &[])]));
         assert!(!offers(&[(35, &[])]) && !offers(&[(10, &[])]));
+    }
+
+    #[test]
+    fn hello_says_what_certificate_it_takes() {
+        let hello = |extensions: &[(u16, &[u8])]| ClientHello::parse(&body(&[], extensions)).unwrap();
+        let algorithms = |body: &[u8]| Some(hello(&[(27, body)]).certificate_compressions()?.collect::<Vec<_>>());
+        assert_eq!(algorithms(&[4, 0, 2, 0, 1]), Some(vec![2, 1]));
+        assert_eq!(algorithms(&[4, 0, 2, 0]), None, "cut short");
+        assert_eq!(algorithms(&[]), None);
+        assert!(hello(&[]).certificate_compressions().is_none());
+        assert!(hello(&[(5, &[1, 0, 0, 0, 0])]).asks_for_status());
+        assert!(!hello(&[(5, &[2])]).asks_for_status() && !hello(&[(5, &[])]).asks_for_status());
+        assert!(!hello(&[]).asks_for_status());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use openssl::ssl::{
 
 use super::client_auth::ClientAuth;
 use super::client_hello::{ClientHello, alpn_names};
+use super::compression::{self, CompressionMode, Offer, Sent, Stapling};
 use super::failure::Failure;
 use super::identity::{Identity, Table};
 use super::protocol::{Group, Protocol, openssl_name};
@@ -21,6 +22,7 @@ use super::settings::{Settings, UnknownServerName};
 use super::stapling::{self, OcspMode};
 use crate::record::ProtocolVersion;
 use crate::sys::certificate;
+use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
 /// What the handshakes of one listener start from. A clone is the same.
@@ -36,6 +38,9 @@ struct Shared {
     contexts: Vec<SslContext>,
     protocol: Protocol,
     identities: Arc<Table>,
+    /// Whether certificates are sent compressed.
+    compresses: bool,
+    stapling: Stapling,
     unknown_server_name: UnknownServerName,
     sections: NameMap<Place>,
 }
@@ -108,6 +113,8 @@ impl Context {
             contexts,
             protocol: settings.protocol.clone(),
             identities: Arc::clone(&settings.identities),
+            compresses: compresses(settings),
+            stapling: if settings.ocsp == OcspMode::Off { Stapling::Off } else { Stapling::On },
             unknown_server_name: settings.unknown_server_name,
             sections,
         })))
@@ -122,9 +129,9 @@ impl Context {
     pub(super) fn admit(&self, hello: Option<&ClientHello>) -> Result<Admitted, Failure> {
         let context = &*self.0;
         let refuses = context.unknown_server_name == UnknownServerName::Refuse;
-        let index = context.choosing_index().map_err(Failure::library)?;
+        let has_choice = context.identities.identities().len() > 1;
         let mut position = 0;
-        if let Some(hello) = hello.filter(|_| refuses || index.is_some()) {
+        if let Some(hello) = hello.filter(|_| refuses || has_choice) {
             let choice = context.identities.choose(hello, context.protocol.version(hello.versions()));
             if refuses && !choice.is_for_name {
                 let unknown = |name: &str| Failure::UnknownServerName(name.to_owned());
@@ -138,17 +145,21 @@ impl Context {
         let ssl = context.contexts.get(place.map_or(0, |place| place.context));
         let ssl = ssl.ok_or(Failure::Internal("section without a context"))?;
         let mut ssl = Ssl::new(ssl).map_err(Failure::library)?;
-        if let Some(index) = index {
-            ssl.set_ex_data(index, Chosen { identities: Arc::clone(&context.identities), position });
+        let offer = hello.and_then(|hello| context.offer(hello));
+        if has_choice || offer.is_some() {
+            let chosen = Chosen { context: self.clone(), position, offer, sent: None };
+            ssl.set_ex_data(chosen_index().map_err(Failure::library)?, chosen);
         }
         Ok(Admitted { ssl, section: place.map(|place| place.section) })
     }
 }
 
 impl Shared {
-    /// Where the handshakes keep their choice; none where there is nothing to choose.
-    fn choosing_index(&self) -> Result<Option<Index<Ssl, Chosen>>, ErrorStack> {
-        if self.identities.identities().len() > 1 { chosen_index().map(Some) } else { Ok(None) }
+    /// How the client takes its certificate compressed; none where it does not, or that is nothing to us.
+    fn offer(&self, hello: &ClientHello) -> Option<Offer> {
+        let offer = if self.compresses { Offer::of(hello) } else { None };
+        // RFC 8879 section 3: the extension means nothing to earlier versions.
+        offer.filter(|_| self.protocol.version(hello.versions()) == ProtocolVersion::Tls13)
     }
 }
 
@@ -160,7 +171,8 @@ fn ssl_context(
 ) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     set_protocol(&mut builder, &settings.protocol)?;
-    set_identities(&mut builder, &settings.identities)?;
+    set_identities(&mut builder, settings)?;
+    builder.set_options(NO_RX_CERTIFICATE_COMPRESSION);
     let until = client_auth.and_then(ClientAuth::lists_until);
     set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
     set_alpn(&mut builder, &settings.alpn);
@@ -174,8 +186,18 @@ fn ssl_context(
 
 /// The certificate that a handshake will present, if it comes to that: a resumption needs none.
 struct Chosen {
-    identities: Arc<Table>,
+    /// The worker's own: nobody else counts its references.
+    context: Context,
     position: usize,
+    /// How the client takes it compressed.
+    offer: Option<Offer>,
+    /// How it went out to a client that does.
+    sent: Option<Sent>,
+}
+
+/// How the certificate of a handshake went out; none where the client takes none that is compressed, or got none.
+pub(super) fn sent_certificate(ssl: &SslRef) -> Option<Sent> {
+    ssl.ex_data(chosen_index().ok()?)?.sent
 }
 
 fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
@@ -186,11 +208,30 @@ fn chosen_index() -> Result<Index<Ssl, Chosen>, ErrorStack> {
 /// Runs within OpenSSL, in full handshakes of listeners with several certificates.
 fn present(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     let Some(chosen) = ssl.ex_data(chosen_index()?) else { return Err(ErrorStack::get()) };
-    let (identities, position) = (Arc::clone(&chosen.identities), chosen.position);
-    match identities.identities().get(position) {
-        Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key()),
-        None => Err(ErrorStack::get()),
+    let (context, position) = (chosen.context.clone(), chosen.position);
+    match context.0.identities.identities().get(position) {
+        Some(identity) => certificate::use_certificate(ssl, identity.leaf(), identity.issuers(), identity.key())?,
+        None => return Err(ErrorStack::get()),
     }
+    compress(ssl)
+}
+
+/// Runs within OpenSSL, in full handshakes of listeners that compress, once the certificate has been set.
+fn compress(ssl: &mut SslRef) -> Result<(), ErrorStack> {
+    let index = chosen_index()?;
+    let Some(Chosen { context, position, offer: Some(offer), .. }) = ssl.ex_data(index) else { return Ok(()) };
+    let (Context(shared), offer) = (context.clone(), *offer);
+    let Some(identity) = shared.identities.identities().get(*position) else { return Ok(()) };
+    let sent = compression::send(ssl, &shared.identities, identity, offer, shared.stapling)?;
+    if let Some(chosen) = ssl.ex_data_mut(index) {
+        chosen.sent = Some(sent);
+    }
+    Ok(())
+}
+
+/// Whether the listener sends certificates compressed.
+fn compresses(settings: &Settings) -> bool {
+    settings.compression != CompressionMode::Off && compression::is_possible()
 }
 
 /// With stapling off the callback is not there, and clients that ask go unanswered.
@@ -245,9 +286,14 @@ fn set_groups(builder: &mut SslContextBuilder, groups: &[Group]) -> Result<(), E
 }
 
 /// One certificate belongs to the context; of several each handshake gets its own.
-fn set_identities(builder: &mut SslContextBuilder, identities: &Table) -> Result<(), ErrorStack> {
-    match identities.identities() {
-        [only] => set_identity(builder, only),
+fn set_identities(builder: &mut SslContextBuilder, settings: &Settings) -> Result<(), ErrorStack> {
+    match settings.identities.identities() {
+        [only] => {
+            if compresses(settings) {
+                certificate::set_certificate_callback(builder, compress);
+            }
+            set_identity(builder, only)
+        }
         _ => {
             chosen_index()?;
             certificate::set_certificate_callback(builder, present);

@@ -12,7 +12,8 @@ use openssl::ssl::{ErrorCode, ShutdownState, SslRef, SslStream, SslVerifyMode, S
 
 use super::client_auth;
 use super::client_hello::{ClientHello, First, Hellos};
-use super::context::{Admitted, Context};
+use super::compression::Sent;
+use super::context::{self, Admitted, Context};
 use super::facts::Facts;
 use super::failure::Failure;
 use super::secrets::{self, HandshakeSecrets};
@@ -80,6 +81,8 @@ pub struct Established {
     pub client_certificate: Option<ClientCertificate>,
     /// What became of the client's wish for an OCSP response; none where it had none, or could have none.
     pub staple: Option<StapleResult>,
+    /// How the certificate went out; none where the client takes none that is compressed, or got none.
+    pub certificate: Option<Sent>,
     /// More about it; to be dropped soon.
     pub facts: Facts,
     /// What record protection goes on with.
@@ -210,6 +213,7 @@ impl Handshake {
             alpn: ssl.selected_alpn_protocol().map(<[u8]>::to_vec),
             client_certificate: client_certificate(ssl, kind, self.has_expired_list),
             staple: self.staple,
+            certificate: context::sent_certificate(ssl),
             facts: Facts::of(stream),
             handover,
         })

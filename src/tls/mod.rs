@@ -3,6 +3,7 @@
 mod accept;
 pub mod client_auth;
 mod client_hello;
+pub mod compression;
 mod context;
 mod expiry;
 mod facts;

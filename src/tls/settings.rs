@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::client_auth::ClientAuth;
+use super::compression::CompressionMode;
 use super::identity::{File, Table, list_directory};
 use super::protocol::Protocol;
 use super::server_name::ServerName;
@@ -19,6 +20,8 @@ pub struct Settings {
     pub certificates: CertificateSources,
     /// The certificates, as they were read from there.
     pub identities: Arc<Table>,
+    /// Whether certificates are sent compressed.
+    pub compression: CompressionMode,
     /// Where the OCSP responses of the certificates come from.
     pub ocsp: OcspMode,
     /// What becomes of clients that ask for a name that no certificate has.

@@ -192,6 +192,10 @@ fn count(established: &Established, worker: &WorkerContext) {
     if let Some(result) = established.staple {
         worker.metrics.staples.of(result).increment();
     }
+    if let Some(sent) = established.certificate {
+        worker.metrics.certificates_compressed.of(sent.compression).increment();
+        worker.metrics.certificate_compression_saved.add(sent.saved_bytes.into());
+    }
     let kind = match established.kind {
         HandshakeKind::Full => Kind::Full,
         HandshakeKind::Resumed => Kind::Resumed,

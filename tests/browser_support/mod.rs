@@ -1,6 +1,8 @@
 //! Chromium without a window, driven over a pair of pipes in its own protocol (`--remote-debugging-pipe`): JSON messages, each
 //! ended by a zero byte.
 
+#![allow(dead_code, reason = "each file of tests uses a part of this")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -30,6 +32,11 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts it, without any traffic of its own.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let [commands, answers] = ["commands", "answers"].map(|name| profile.path().join(name));
         for pipe in [&commands, &answers] {
@@ -44,6 +51,7 @@ impl Browser {
             .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
             .args(["--hide-scrollbars", "--remote-debugging-pipe"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -32,6 +32,7 @@ pub fn listener(key: KeyKind) -> Context {
         protocol: Protocol::of(Policy::Intermediate),
         identities: Arc::new(Table::load(&certificates).unwrap()),
         certificates,
+        compression: sluice::tls::compression::CompressionMode::Auto,
         ocsp: sluice::tls::stapling::OcspMode::Off,
         unknown_server_name: UnknownServerName::Default,
         alpn: vec!["http/1.1".into()],

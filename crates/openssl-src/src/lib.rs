@@ -13,8 +13,6 @@ use std::process::Command;
 pub use openssl_src_400::source_dir;
 
 /// What Sluice leaves out of OpenSSL, and how it is linked.
-///
-/// `no-comp` is absent on purpose: certificate compression (RFC 8879) needs the compression framework.
 const CONFIGURE_OPTIONS: &[&str] = &[
     "no-shared",
     "no-module",
@@ -31,10 +29,34 @@ const CONFIGURE_OPTIONS: &[&str] = &[
     "no-quic",
     // A distribution's openssl.cnf must not change what the proxy negotiates.
     "no-autoload-config",
-    "no-zlib",
+    // In name only: see HEADERS.
+    "enable-brotli",
+    "zlib",
     "--libdir=lib",
     "--openssldir=/etc/ssl",
 ];
+
+/// Headers that stand in the place of Brotli's and zlib's, below `include`: OpenSSL compiles with them, and whatever it
+/// asks of either fails.
+///
+/// A server sends certificates that were compressed elsewhere (RFC 8879), but OpenSSL only takes them for an algorithm that
+/// it was built for (`ossl_comp_has_alg`). Sluice compresses in Rust; neither library is linked, and no peer can have
+/// anything expanded (docs/decisions/0010-certificates.md).
+const HEADERS: &[(&str, &str)] = &[
+    ("brotli/encode.h", include_str!("../headers/brotli/encode.h")),
+    ("brotli/decode.h", include_str!("../headers/brotli/decode.h")),
+    ("zlib.h", include_str!("../headers/zlib.h")),
+];
+
+/// What is changed in OpenSSL's sources: file, text that stands there once, what replaces it.
+///
+/// By itself a library that knows an algorithm asks every peer for compressed certificates. One that can expand nothing must
+/// not: so `SSL_OP_NO_RX_CERTIFICATE_COMPRESSION` is among the options that a context begins with.
+const CHANGES: &[(&str, &str, &str)] = &[(
+    "ssl/ssl_lib.c",
+    "ret->options |= SSL_OP_NO_COMPRESSION |",
+    "ret->options |= SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_COMPRESSION |",
+)];
 
 /// The OpenSSL version that [`Build`] makes, as the source crate states it.
 pub fn version() -> &'static str {
@@ -92,7 +114,7 @@ impl Build {
 
         let install = root.join("install");
         let stamp = root.join("stamp");
-        let wanted = format!("{} {platform} {}", version(), options.join(" "));
+        let wanted = format!("{} {platform} {}\n{HEADERS:?}\n{CHANGES:?}", version(), options.join(" "));
         if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(Artifacts { install });
         }
@@ -104,6 +126,7 @@ impl Build {
             }
         }
         copy_tree(&source_dir(), &source).map_err(|error| at(&source, error))?;
+        adapt(&source)?;
 
         let mut configure = Command::new("perl");
         configure.arg("./Configure").arg(format!("--prefix={}", install.display())).args(&options).arg(platform);
@@ -141,6 +164,25 @@ fn cache_dir(platform: &str) -> Result<PathBuf, String> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let shared = out_dir.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).map(Path::to_path_buf);
     Ok(shared.unwrap_or(out_dir).join("openssl").join(format!("{}-{platform}", version())))
+}
+
+/// Puts our headers into the sources, and makes our changes.
+fn adapt(source: &Path) -> Result<(), String> {
+    for (name, text) in HEADERS {
+        let path = source.join("include").join(name);
+        let folder = path.parent().unwrap_or(&path);
+        fs::create_dir_all(folder).map_err(|error| at(folder, error))?;
+        fs::write(&path, text).map_err(|error| at(&path, error))?;
+    }
+    for (file, from, to) in CHANGES {
+        let path = source.join(file);
+        let text = fs::read_to_string(&path).map_err(|error| at(&path, error))?;
+        if text.matches(from).count() != 1 {
+            return Err(format!("{} of OpenSSL {} has no single `{from}`: adapt CHANGES", path.display(), version()));
+        }
+        fs::write(&path, text.replace(from, to)).map_err(|error| at(&path, error))?;
+    }
+    Ok(())
 }
 
 fn run(step: &str, command: &mut Command) -> Result<(), String> {

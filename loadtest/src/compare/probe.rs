@@ -54,6 +54,7 @@ fn context(root: &Path, version: TlsVersion, sessions: &Sessions) -> anyhow::Res
         TlsVersion::Tls12 => openssl::ssl::SslVersion::TLS1_2,
         TlsVersion::Tls13 => openssl::ssl::SslVersion::TLS1_3,
     };
+    builder.set_options(sys::NO_RX_CERTIFICATE_COMPRESSION);
     builder.set_min_proto_version(Some(version))?;
     builder.set_max_proto_version(Some(version))?;
     builder.set_ca_file(root).with_context(|| format!("cannot read {}", root.display()))?;

@@ -76,7 +76,9 @@ impl Client {
         let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
         builder
             .set_mode(SslMode::ENABLE_PARTIAL_WRITE | SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
-        builder.set_options(SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION);
+        builder.set_options(
+            SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION | sys::NO_RX_CERTIFICATE_COMPRESSION,
+        );
         match sessions {
             Sessions::Drop => {
                 builder.set_session_cache_mode(SslSessionCacheMode::OFF);

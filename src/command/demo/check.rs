@@ -9,6 +9,7 @@ use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVersion};
 
 use super::backend::pattern;
 use super::hex;
+use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
 
 /// Bytes sent each way and version.
 const BODY_LEN: usize = 4 * 1024 * 1024;
@@ -58,6 +59,7 @@ pub(super) fn check(address: SocketAddr, authority: &Path, version: SslVersion) 
 fn connect(address: SocketAddr, authority: &Path, version: SslVersion) -> Result<SslStream<TcpStream>, CheckError> {
     let mut connector = SslConnector::builder(SslMethod::tls_client())?;
     connector.set_ca_file(authority)?;
+    connector.set_options(NO_RX_CERTIFICATE_COMPRESSION);
     connector.set_min_proto_version(Some(version))?;
     connector.set_max_proto_version(Some(version))?;
     let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;

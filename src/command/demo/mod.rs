@@ -146,6 +146,7 @@ fn settings(listen: SocketAddr, backend: SocketAddr, chain: PathBuf, key: PathBu
                 protocol: tls::Protocol::of(tls::Policy::Intermediate),
                 certificates,
                 identities: Arc::new(identities),
+                compression: tls::compression::CompressionMode::Auto,
                 ocsp: tls::stapling::OcspMode::Off,
                 unknown_server_name: tls::UnknownServerName::Default,
                 alpn: vec!["http/1.1".into()],

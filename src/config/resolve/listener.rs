@@ -17,7 +17,8 @@ use super::super::raw;
 use super::super::report::Report;
 use super::super::scalar::{Written, quote};
 use super::{
-    Environment, backend, certificate, check_port, client_auth, guard, name, ocsp, overlaps, protocol, server_name,
+    Environment, backend, certificate, check_port, client_auth, compression, guard, name, ocsp, overlaps, protocol,
+    server_name,
 };
 
 /// A listener of the file, as far as it could be read.
@@ -232,11 +233,22 @@ fn tls(
     let section_client_auths = reader.of_sections(raw_sections, of_listener, report);
     let ((certificates, identities), client_auth) = (certificates?, client_auth?);
     server_name::warn_uncovered(&sections, &identities, report);
+    let compression = compression::resolve(raw, report);
     let ocsp = ocsp::resolve(raw, &section.span(), &identities, environment, report);
     protocol::warn_unusable(&protocol, &identities, &section.span(), report);
     let sections = sections.into_iter().zip(section_client_auths?);
     let sections = sections.map(|(section, client_auth)| Section { client_auth, ..section.settings }).collect();
-    Some(tls::Settings { protocol, certificates, identities, ocsp, unknown_server_name, alpn, client_auth, sections })
+    Some(tls::Settings {
+        protocol,
+        certificates,
+        identities,
+        compression,
+        ocsp,
+        unknown_server_name,
+        alpn,
+        client_auth,
+        sections,
+    })
 }
 
 /// RFC 7301 section 3.1: names of 1 to 255 bytes.

@@ -4,6 +4,7 @@ mod admin;
 mod backend;
 mod certificate;
 mod client_auth;
+mod compression;
 mod door;
 mod guard;
 mod listener;

@@ -10,6 +10,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{HandshakeError, SslConnector, SslFiletype, SslMethod, SslStream, SslVersion};
 
 use super::{Delivery, Line, Target};
+use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
 
 /// How long connecting to a collector may take, and one write to it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -72,6 +73,7 @@ impl TlsFiles {
         let nobody = Path::new("OpenSSL");
         let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(|error| refused(nobody, &error))?;
         builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(|error| refused(nobody, &error))?;
+        builder.set_options(NO_RX_CERTIFICATE_COMPRESSION);
         if let Some(ca) = &self.ca {
             builder.set_ca_file(ca).map_err(|error| refused(ca, &error))?;
         }

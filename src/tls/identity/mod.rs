@@ -18,6 +18,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::stack::Stack;
 use openssl::x509::{X509, X509Ref};
 
+use super::compression::CompressedCell;
 use super::stapling::{self, StapleCell};
 use super::{CertificateFiles, CertificateForm, ServerName};
 use chain::Chain;
@@ -44,6 +45,7 @@ pub struct Identity {
     must_staple: bool,
     has_responder: bool,
     staple: StapleCell,
+    compressed: CompressedCell,
 }
 
 /// Something about an identity that works, and that the operator should know.
@@ -118,6 +120,7 @@ impl Identity {
             must_staple: stapling::demands_response(&chain.leaf),
             has_responder: stapling::responders(&chain.leaf).iter().any(|url| url.starts_with("http://")),
             staple: StapleCell::default(),
+            compressed: CompressedCell::default(),
             leaf: chain.leaf,
             path: path.clone(),
             notices,
@@ -162,6 +165,11 @@ impl Identity {
     /// The OCSP response that is sent along, where there is one.
     pub fn staple(&self) -> &StapleCell {
         &self.staple
+    }
+
+    /// It and its intermediates as they are sent to clients that take them compressed.
+    pub fn compressed(&self) -> &CompressedCell {
+        &self.compressed
     }
 
     /// What the operator should know about it.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
@@ -29,6 +30,8 @@ pub struct Table {
     default: Candidates,
     /// When the first file was read, or before.
     reading_began: SystemTime,
+    /// Whether a worker has noted something to be compressed since it was last asked.
+    is_compression_wanted: AtomicBool,
 }
 
 /// Positions of identities for the same name, one for each kind of key, the preferred one first.
@@ -88,12 +91,25 @@ impl Table {
                 insert(&identities, &mut default, position);
             }
         }
-        Ok(Self { identities, by_name, default, reading_began })
+        let is_compression_wanted = AtomicBool::new(false);
+        Ok(Self { identities, by_name, default, reading_began, is_compression_wanted })
     }
 
     /// A moment before the first file was read: what has changed since then may be another file than the one in here.
     pub fn reading_began(&self) -> SystemTime {
         self.reading_began
+    }
+
+    /// Says that one of the identities has something to be compressed
+    /// ([`CompressedCell::is_wanted`](super::super::compression::CompressedCell::is_wanted)).
+    pub fn want_compression(&self) {
+        self.is_compression_wanted.store(true, Ordering::Release);
+    }
+
+    /// Whether that was said since the last call.
+    pub fn take_compression_wanted(&self) -> bool {
+        // Asked ten times a second and nearly always in vain.
+        self.is_compression_wanted.load(Ordering::Relaxed) && self.is_compression_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// The identities, in the order of the configuration; those of a folder by file name.
