@@ -141,6 +141,65 @@ fn haproxy_reads_client_server_name_and_identifier() {
     assert_ne!(first[4], second[4], "each connection has its own identifier");
 }
 
+/// What a newer nginx or HAProxy says of a connection: its answer, split at the bars.
+fn fields(client: &Client) -> Vec<String> {
+    fetch(client).0.split('|').map(str::to_owned).collect()
+}
+
+#[test]
+fn newer_nginx_reads_every_tlv() {
+    let variables = [
+        "alpn",
+        "authority",
+        "ssl_verify",
+        "ssl_version",
+        "ssl_cipher",
+        "ssl_sig_alg",
+        "ssl_key_alg",
+        "ssl_0x26",
+        "ssl_0x27",
+    ];
+    let nginx = Nginx::start_newer_with(|directory, address| {
+        let answer = variables.map(|name| format!("$proxy_protocol_tlv_{name}")).join("|");
+        let http = nginx::http(directory);
+        format!(
+            "http {{ {http} server {{ listen {address} proxy_protocol; location / {{ return 200 \"{answer}\"; }} }} }}"
+        )
+    });
+    let proxy = proxy(nginx.address(), "proxy_protocol = \"v2\"");
+    for (version, name, cipher) in [
+        (Version::Tls12, "TLSv1.2", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+        (Version::Tls13, "TLSv1.3", "TLS_AES_128_GCM_SHA256"),
+    ] {
+        let client = Client::of(&proxy).version(version).groups("X25519:P-256").alpn(&["http/1.1"]);
+        let seen = fields(&client);
+        // Without a client's certificate nothing was verified.
+        let expected = ["http/1.1", "localhost", "1", name, cipher, "ecdsa-with-SHA256", "EC256"];
+        assert_eq!(seen[..7], expected, "{version:?}");
+        assert_eq!((seen[7].to_lowercase(), &seen[8][..]), ("x25519".to_owned(), "ecdsa_secp256r1_sha256"));
+    }
+}
+
+#[test]
+fn newer_haproxy_reads_tlvs_by_their_types() {
+    let haproxy = Haproxy::start_newer_with(|address| {
+        let answer = "%[fc_pp_tlv(0x01)]|%[fc_pp_tlv(0x02)]|%[fc_pp_tlv(0x05),length]|%[fc_pp_tlv(0x20),hex]";
+        format!(
+            "frontend f\n mode http\n bind {address} accept-proxy\n \
+             http-request return status 200 content-type text/plain lf-string \"{answer}\""
+        )
+    });
+    let lines =
+        "proxy_protocol = \"v2\"\nproxy_protocol_tlvs = [\"alpn\", \"authority\", \"unique_id\", \"ssl\", \"crc32c\"]";
+    let proxy = proxy(haproxy.address(), lines);
+    let seen = fields(&Client::of(&proxy).version(Version::Tls13).alpn(&["http/1.1"]));
+    assert_eq!(seen[..2], ["http/1.1", "localhost"]);
+    assert_ne!(seen[2], "0", "an identifier");
+    // Encrypted, not verified, then the version.
+    let version: String = "TLSv1.3".bytes().map(|byte| format!("{byte:02X}")).collect();
+    assert!(seen[3].starts_with("0100000001") && seen[3].contains(&format!("210007{version}")), "{seen:?}");
+}
+
 #[test]
 fn header_comes_first_from_a_server_that_speaks_first_too() {
     let listener = Backend::listen();

@@ -6,11 +6,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .archive import Archive, fresh, run
 from .errors import Problem
 
 # Program -> the Debian package that has it.
@@ -21,7 +21,6 @@ TOOLS = {
     "script": "bsdutils",
     "file": "file",
 }
-DISTRIBUTION = re.compile(r"(bullseye|bookworm|trixie|forky|sid|oldstable|stable|testing|unstable)(-updates)?$")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Cache:
     def __init__(self, directory, config):
         self.directory = directory
         self.config = config
-        self.apt_options = None
+        suites = [section["suite"] for section in config.values() if section.get("suite")]
+        self.archive = Archive(directory, suites)
 
     def __enter__(self):
         if platform.machine() != "x86_64":
@@ -86,7 +86,7 @@ class Cache:
         """The pinned release, or the newest of its series when the archive has dropped it."""
         first = section["packages"].split()[0]
         series = re.escape(first).replace(r"\{release\}", r"(\d+\.\d+)\.(\d+)" + re.escape(flavour(pinned))) + "$"
-        found = [re.match(series, name) for name in self._apt_cache("pkgnames").split()]
+        found = [re.match(series, name) for name in self.archive.names()]
         patches = [int(match[2]) for match in found if match and pinned.startswith(match[1] + ".")]
         newest = max(patches, default=None)
         if newest is None:
@@ -101,51 +101,13 @@ class Cache:
 
     def _fetch(self, section, release):
         target = self.directory / release
-        partial, archive = fresh(target.with_suffix(".partial")), fresh(self.directory / "packages")
+        partial = fresh(target.with_suffix(".partial"))
         names = section["packages"].format(release=release).split()
         print(f"fetching kernel {release}", flush=True)
-        run(["apt-get", *self._apt(), "--quiet=2", "-o", "APT::Sandbox::User=root", "download", *names], cwd=archive)
-        for package in archive.glob("*.deb"):
-            run(["dpkg", "-x", package, partial])
-        shutil.rmtree(archive)
+        self.archive.unpack(names, partial)
         depmod(partial, release)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-
-    def _apt_cache(self, *arguments):
-        return run(["apt-cache", *self._apt(), *arguments], capture=True)
-
-    def _apt(self):
-        """Options that make apt use private lists: the machine's own sources stay as they are."""
-        if self.apt_options is None:
-            root = self.directory / "apt"
-            for part in ("lists/partial", "cache/archives/partial"):
-                (root / part).mkdir(parents=True, exist_ok=True)
-            sources = root / "sources.list"
-            sources.write_text("".join(self._sources()), encoding="utf-8")
-            settings = {"Dir::Etc::sourcelist": sources, "Dir::Etc::sourceparts": "/dev/null",
-                        "Dir::State::lists": root / "lists", "Dir::Cache": root / "cache",
-                        "Acquire::Languages": "none"}
-            self.apt_options = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
-            run(["apt-get", *self.apt_options, "--quiet=2", "update"])
-        return self.apt_options
-
-    def _sources(self):
-        archive, security = mirrors()
-        for name in self.config.sections():
-            if suite := self.config[name].get("suite"):
-                yield f"deb {security if suite.endswith('-security') else archive} {suite} main\n"
-
-
-def mirrors():
-    """The addresses of the Debian archive and of its security archive, from this machine's apt configuration."""
-    listing = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"], capture=True)
-    targets = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
-    archive = next((uri for release, uri in targets if DISTRIBUTION.match(release)), None)
-    security = next((uri for release, uri in targets if release.endswith("-security")), None)
-    if not (archive and security):
-        raise Problem("this machine's apt configuration names no Debian archive and security archive to fetch from")
-    return archive, security
 
 
 def install_missing_tools():
@@ -177,22 +139,3 @@ def search_path():
 
 def flavour(release):
     return release[release.index("+"):]
-
-
-def fresh(directory):
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    return directory
-
-
-def run(command, capture=False, **options):
-    """Runs a command; its output is shown when it fails, and handed back when asked for."""
-    command = [str(part) for part in command]
-    try:
-        done = subprocess.run(command, text=True, check=False, stdout=subprocess.PIPE if capture else None,
-                              stderr=subprocess.STDOUT if capture else None, **options)
-    except FileNotFoundError:
-        raise Problem(f"{command[0]} is not on PATH; the kernels are fetched with Debian's tools") from None
-    if done.returncode != 0:
-        raise Problem(f"{' '.join(command)} failed ({done.returncode})\n{done.stdout or ''}")
-    return done.stdout

@@ -1,4 +1,4 @@
-//! Debian's nginx as the backend: files to fetch, and a place to put files.
+//! nginx as the backend: files to fetch, and a place to put files.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::port::Port;
-use super::process::Process;
+use super::process::{Process, newer_program};
 
 /// A running nginx that speaks plain HTTP.
 pub(crate) struct Nginx {
@@ -30,18 +30,30 @@ impl Nginx {
 
     /// Starts nginx with these blocks in its configuration.
     pub(crate) fn start_with(blocks: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        let stream_module = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n";
+        Self::run(Command::new("nginx").env("PATH", path), |directory, address| {
+            stream_module.to_owned() + &configuration(directory, &blocks(directory, address))
+        })
+    }
+
+    /// As [`start_with`](Self::start_with), for what needs a newer one than that of this machine's Debian; without streams.
+    pub(crate) fn start_newer_with(blocks: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
+        Self::run(&mut Command::new(newer_program("nginx")), |directory, address| {
+            configuration(directory, &blocks(directory, address))
+        })
+    }
+
+    fn run(command: &mut Command, configuration: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
         let directory = TempDir::with_prefix("sluice-nginx-").unwrap();
         let port = Port::reserve();
         let config = directory.path().join("nginx.conf");
         for name in ["files", "temporary"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        let blocks = blocks(directory.path(), port.address());
-        std::fs::write(&config, configuration(directory.path(), &blocks)).unwrap();
-        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-        let mut command = Command::new("nginx");
-        command.env("PATH", path).arg("-p").arg(directory.path()).arg("-c").arg(&config);
-        let process = Process::start("nginx", &mut command, directory.path(), port.address());
+        std::fs::write(&config, configuration(directory.path(), port.address())).unwrap();
+        command.arg("-p").arg(directory.path()).arg("-c").arg(&config);
+        let process = Process::start("nginx", command, directory.path(), port.address());
         Self { _process: process, port, directory }
     }
 
@@ -85,7 +97,6 @@ fn configuration(directory: &Path, blocks: &str) -> String {
     // One process and no change of user: the test's directory belongs to whoever runs the test.
     format!(
         r#"
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 daemon off;
 master_process off;
 pid {at}/nginx.pid;

@@ -12,6 +12,13 @@ use nix::unistd::Pid;
 
 use super::{DEADLINE, wait_for, wait_until};
 
+/// A build of a server that is newer than that of this machine's Debian (`scripts/fetch-servers`).
+pub(crate) fn newer_program(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/servers/bin").join(name);
+    assert!(program.is_file(), "{} is not there: run `scripts/setup test`", program.display());
+    program
+}
+
 /// A server process. Dropped, it is stopped; its log is printed when the test is failing.
 pub(crate) struct Process {
     child: Child,
