@@ -23,6 +23,10 @@ SPARE_MIB = 512
 PASSED_ENVIRONMENT = ("SLUICE_", "PROPTEST_", "RUST_")
 # The emulator runs `rep movsb` byte by byte, and both the kernel and libc copy with it where the processor calls it fast.
 TEST_PROCESSOR = "max,-erms,-fsrm"
+# What most tests start, beside the folder of the test binaries.
+PROXY = "sluice"
+# How many tests of a binary run side by side in a guest.
+TESTS_AT_ONCE = 3
 
 
 class Machine:
@@ -61,9 +65,10 @@ class Machine:
     def _guest(self, name, image, tools, jobs):
         """A guest that runs `jobs`; left, it is stopped."""
         with self._directory(name) as out:
-            counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
+            # Tests that wait let others work, although there is one processor; what is measured is alone.
+            how = {"SLUICE_ICOUNT": "1"} if self.icount else {"RUST_TEST_THREADS": TESTS_AT_ONCE}
             write_job(out, GUEST_OUT, self.project, jobs,
-                      {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
+                      {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **how}, image.skip)
             with self._booted(image, tools, jobs, out) as process:
                 yield Guest(name, image.release, out, process)
 
@@ -150,6 +155,8 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
     """Writes the shell script that the guest runs, which sees the directory `out` as `seen_as`. Neither output nor exit
     status leave the guest but by files."""
     lines = prologue(seen_as, project, variables)
+    if "SLUICE_KERNEL_GUEST" in variables:
+        lines += keep_in_memory(job.binary.parent.parent / PROXY for job in jobs)
     for index, job in enumerate(jobs):
         settings = [f"{key}={value}" for key, value in job.environment.items()]
         left_out = (*job.skip, *(skip if job.obeys_kernel else ()))
@@ -165,13 +172,23 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
     (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def keep_in_memory(programs):
+    """Lines that put a copy in the guest's memory over each of these programs: the host's files are read anew with each
+    start, which takes longer than all that a short test does."""
+    lines = []
+    for number, program in enumerate(sorted({program for program in programs if program.is_file()})):
+        copy, place = f"/tmp/program-{number}", shlex.quote(str(program))
+        lines.append(f"dd if={place} of={copy} bs=1M status=none && chmod 755 {copy} && mount --bind {copy} {place}")
+    return lines
+
+
 def prologue(seen_as, project, variables):
     """The first lines of a job: modules, the kernel's own word on itself, and the environment."""
     passed = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ENVIRONMENT)}
     # Machines load the driver of their CPU's AES when they start; without it the kernel takes a slow one in C.
     lines = ["modprobe aesni_intel 2>/dev/null", "modprobe tls 2>/dev/null",
              f"uname -r > {shlex.quote(str(seen_as / 'release'))}", f"cd {shlex.quote(str(project))}"]
-    lines += [f"export {key}={shlex.quote(value)}" for key, value in {**passed, **variables}.items()]
+    lines += [f"export {key}={shlex.quote(str(value))}" for key, value in {**passed, **variables}.items()]
     if "SLUICE_ICOUNT" in variables:
         # The kernel tests what it has loaded, and one processor has to do that too. Idle time passes at once here.
         lines.append("sleep 300")
