@@ -253,7 +253,8 @@ fn renegotiation_is_refused_in_the_kernel_too_and_the_connection_goes_on() {
 #[test]
 fn close_notify_and_everything_before_it_reach_a_reader_that_was_late() {
     let Some(world) = World::start() else { return };
-    for suite in Suite::with_key(KeyKind::EcdsaP256) {
+    // What is lost at the end is lost by TCP, which knows nothing of suites.
+    for suite in Version::ALL.map(Version::usual_suite) {
         let client = Client::of(&world.proxy).suite(suite).small_receive_buffer();
         let mut client = client.connect();
         let mut server = world.backend.accept();
@@ -265,7 +266,7 @@ fn close_notify_and_everything_before_it_reach_a_reader_that_was_late() {
         assert_eq!(slowly(&mut client), expected, "{}", suite.iana);
         sending.join().unwrap();
     }
-    wait_until("each end is counted", || world.proxy.closed("backend_closed") == 6);
+    wait_until("each end is counted", || world.proxy.closed("backend_closed") == 2);
 }
 
 #[test]
