@@ -25,8 +25,6 @@ PASSED_ENVIRONMENT = ("SLUICE_", "PROPTEST_", "RUST_")
 TEST_PROCESSOR = "max,-erms,-fsrm"
 # What most tests start, beside the folder of the test binaries.
 PROXY = "sluice"
-# How many tests of a binary run side by side in a guest.
-TESTS_AT_ONCE = 3
 
 
 class Machine:
@@ -65,10 +63,9 @@ class Machine:
     def _guest(self, name, image, tools, jobs):
         """A guest that runs `jobs`; left, it is stopped."""
         with self._directory(name) as out:
-            # Tests that wait let others work, although there is one processor; what is measured is alone.
-            how = {"SLUICE_ICOUNT": "1"} if self.icount else {"RUST_TEST_THREADS": TESTS_AT_ONCE}
+            counted = {"SLUICE_ICOUNT": "1"} if self.icount else {}
             write_job(out, GUEST_OUT, self.project, jobs,
-                      {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **how}, image.skip)
+                      {"SLUICE_EXPECT_KTLS": "1", "SLUICE_KERNEL_GUEST": "1", **counted}, image.skip)
             with self._booted(image, tools, jobs, out) as process:
                 yield Guest(name, image.release, out, process)
 
@@ -188,7 +185,7 @@ def prologue(seen_as, project, variables):
     # Machines load the driver of their CPU's AES when they start; without it the kernel takes a slow one in C.
     lines = ["modprobe aesni_intel 2>/dev/null", "modprobe tls 2>/dev/null",
              f"uname -r > {shlex.quote(str(seen_as / 'release'))}", f"cd {shlex.quote(str(project))}"]
-    lines += [f"export {key}={shlex.quote(str(value))}" for key, value in {**passed, **variables}.items()]
+    lines += [f"export {key}={shlex.quote(value)}" for key, value in {**passed, **variables}.items()]
     if "SLUICE_ICOUNT" in variables:
         # The kernel tests what it has loaded, and one processor has to do that too. Idle time passes at once here.
         lines.append("sleep 300")
