@@ -471,8 +471,7 @@ fn upload(client: &Client, suite: Suite, backend: &Backend, pid: Pid) -> u64 {
     let mut forger = Forger::new(client.connect(), suite);
     let mut server = backend.accept();
     let data = body::bytes(BULK_MIB * MIB, 2);
-    let mut records: Vec<u8> =
-        data.chunks(16_384).flat_map(|part| forger.seal(ContentType::ApplicationData, part)).collect();
+    let mut records: Vec<u8> = forger.seal_data(&data, PLAINTEXT_LEN_MAX);
     records.extend(forger.seal(ContentType::Alert, &[1, 0]));
     let before = cpu(pid);
     let receiving = std::thread::spawn(move || body::drain(&mut server));

@@ -43,7 +43,8 @@ fn read_all(peer: &TcpStream, version: ProtocolVersion) -> (Vec<Opened>, usize) 
 }
 
 fn data(records: &[Opened]) -> Vec<u8> {
-    records.iter().filter(|record| record.content_type == 23).flat_map(|record| record.payload.clone()).collect()
+    let data = records.iter().filter(|record| record.content_type == 23);
+    data.map(|record| &record.payload[..]).collect::<Vec<_>>().concat()
 }
 
 #[test]

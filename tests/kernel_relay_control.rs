@@ -101,7 +101,7 @@ fn key_update_re_keys_the_kernel_where_it_can_and_data_flows_on() {
             // In one flight: what follows the KeyUpdate waits in the kernel until the new keys are there.
             let mut records = forger.seal(ContentType::ApplicationData, b"old");
             records.extend(forger.seal_key_update(answer));
-            records.extend(bulk.chunks(16_384).flat_map(|part| forger.seal(ContentType::ApplicationData, part)));
+            records.extend(forger.seal_data(&bulk, 16_384));
             let writing = forger.tls.socket().try_clone().unwrap();
             let sending = std::thread::spawn(move || (&writing).write_all(&records).unwrap());
             assert_eq!(backend::receive(&mut server, 3), b"old", "{} {answer:?} {round}", suite.iana);
@@ -160,8 +160,7 @@ fn forged_record_gets_its_alert_and_the_connection_ends_without_spinning() {
         world.kernel.begin();
         let (mut forger, mut server) = world.connect(version.usual_suite());
         let data = body::bytes(len, 2);
-        let mut records: Vec<u8> =
-            data.chunks(16_384).flat_map(|part| forger.seal(ContentType::ApplicationData, part)).collect();
+        let mut records = forger.seal_data(&data, 16_384);
         let mut forged = forger.seal(ContentType::ApplicationData, b"forged");
         *forged.last_mut().unwrap() ^= 1;
         records.extend(forged);
@@ -254,7 +253,8 @@ fn renegotiation_is_refused_in_the_kernel_too_and_the_connection_goes_on() {
 #[test]
 fn close_notify_and_everything_before_it_reach_a_reader_that_was_late() {
     let Some(world) = World::start() else { return };
-    for suite in Suite::with_key(KeyKind::EcdsaP256) {
+    // What is lost at the end is lost by TCP, which knows nothing of suites.
+    for suite in Version::ALL.map(Version::usual_suite) {
         let client = Client::of(&world.proxy).suite(suite).small_receive_buffer();
         let mut client = client.connect();
         let mut server = world.backend.accept();
@@ -266,7 +266,7 @@ fn close_notify_and_everything_before_it_reach_a_reader_that_was_late() {
         assert_eq!(slowly(&mut client), expected, "{}", suite.iana);
         sending.join().unwrap();
     }
-    wait_until("each end is counted", || world.proxy.closed("backend_closed") == 6);
+    wait_until("each end is counted", || world.proxy.closed("backend_closed") == 2);
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn send_client(socket: TcpStream, is_left: &AtomicBool, mut records: Records, pl
                 let record_len = if let Step::DataIn(_, record_len) = step { *record_len } else { 16_384 };
                 let part = &data[at..at + len];
                 at += len;
-                part.chunks(record_len).flat_map(|part| records.seal(ContentType::ApplicationData, part)).collect()
+                records.seal_data(part, record_len)
             }
             Step::Empty => records.seal(ContentType::ApplicationData, b""),
             Step::KeyUpdate(answer) => records.seal_key_update(answer),

@@ -9,9 +9,9 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::process::Command;
 
-use kernel_support::{KernelTls, kernel_version};
+use kernel_support::{KernelTls, kernel_version, socket};
 use sluice::ktls;
-use sluice::record::{Aead, ContentType};
+use sluice::record::{Aead, ContentType, PLAINTEXT_LEN_MAX};
 use support::backend::Backend;
 use support::body::{self, End, Received};
 use support::certificate::KeyKind;
@@ -95,8 +95,7 @@ fn transfer(proxy: &Proxy, backend: &Backend, suite: Suite, len: usize) {
     let expected = Received::of(&up, End::EndOfStream);
     let receiving = std::thread::spawn(move || (body::drain(&mut server), server));
     // Sealed beforehand, so that it comes as fast as the proxy takes it.
-    let mut records: Vec<u8> =
-        up.chunks(16_384).flat_map(|part| forger.seal(ContentType::ApplicationData, part)).collect();
+    let mut records = forger.seal_data(&up, PLAINTEXT_LEN_MAX);
     records.extend(forger.seal(ContentType::Alert, &[1, 0]));
     forger.tls.send_raw(&records);
     let (mut client, _) = forger.into_parts();
@@ -146,6 +145,42 @@ fn bulk_is_copied_where_the_listener_says_so() {
         transfer(&proxy, &backend, version.usual_suite(), 1_500_000);
         assert_eq!(counts.taken_by_kernel(), [1, 1], "{version:?}");
         assert_eq!(counts.bytes(), [[0, 1_500_000, 0]; 2], "{version:?}");
+    }
+}
+
+#[test]
+fn records_that_the_kernel_seals_in_one_turn_leave_in_one_segment() {
+    const TURNS: u32 = 20;
+    let backend = Backend::listen();
+    let Some(_kernel) = kernel_support::kernel_tls() else { return };
+    // Together less than a segment of the loopback, and than the first window of any connection: so that neither a full
+    // window joins what was sent apart, nor a turn finds only a part of it.
+    let turn = body::bytes(3 * PLAINTEXT_LEN_MAX, 5);
+    for (bulk, version) in [("splice", Version::Tls13), ("splice", Version::Tls12), ("copy", Version::Tls13)] {
+        let proxy = start_with(&backend, "always", bulk);
+        let mut client = Client::of(&proxy).version(version).connect();
+        let mut server = backend.accept();
+        // Segments are at most half of the largest window that the client has opened: let it open one.
+        let first = body::bytes(2_000_000, 6);
+        let sending = std::thread::spawn(move || {
+            server.write_all(&first).unwrap();
+            server
+        });
+        client.receive(2_000_000);
+        let mut server = sending.join().unwrap();
+        let mut take_turn = || {
+            let before = socket::data_segments_received(client.socket());
+            // The proxy finds all of it at once.
+            proxy.freeze(|| server.write_all(&turn).unwrap());
+            assert!(client.receive(turn.len()) == turn, "{bulk} {version:?}");
+            socket::data_segments_received(client.socket()) - before
+        };
+        // The end of what came before may have been short, and the next turn is a small one then.
+        let _settled = [take_turn(), take_turn()];
+        let segments: u32 = (0..TURNS).map(|_| take_turn()).sum();
+        println!("{bulk} {version:?}: {segments} segments in {TURNS} turns of 3 records");
+        // Copied, a turn begins with a small buffer: one record by itself, and then two.
+        assert!(segments < TURNS * 5 / 2, "{bulk} {version:?}: {segments} segments in {TURNS} turns of 3 records");
     }
 }
 

@@ -21,6 +21,10 @@ GUEST_OUT = Path("/tmp/sluice-run")
 MEMORY_MIB = 2048
 SPARE_MIB = 512
 PASSED_ENVIRONMENT = ("SLUICE_", "PROPTEST_", "RUST_")
+# The emulator runs `rep movsb` byte by byte, and both the kernel and libc copy with it where the processor calls it fast.
+TEST_PROCESSOR = "max,-erms,-fsrm"
+# What most tests start, beside the folder of the test binaries.
+PROXY = "sluice"
 
 
 class Machine:
@@ -94,9 +98,11 @@ class Machine:
 
     def _booted(self, image, tools, jobs, out):
         print(f"booting {image.release}{' with instruction-counted clocks' if self.icount else ''}", flush=True)
+        # What is measured is measured on the processor that the figures so far come from.
+        emulated = "-icount shift=0,sleep=off" if self.icount else f"-cpu {TEST_PROCESSOR} -icount shift=0,sleep=on"
         command = [str(tools / "vng"), "--run", str(image.kernel), "--disable-kvm", "--user", "root",
                    "--memory", f"{MEMORY_MIB}M", "--cpus", "1", "--rwdir", f"{GUEST_OUT}={out}",
-                   f"--qemu-opts=-icount shift=0,sleep={'off' if self.icount else 'on'}"]
+                   f"--qemu-opts={emulated}"]
         for directory in sorted({self.project, self.cache, *(job.binary.parent for job in jobs)}):
             if str(directory).startswith(tuple(f"{hidden}/" for hidden in HIDDEN)):
                 command += ["--rodir", str(directory)]
@@ -146,6 +152,8 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
     """Writes the shell script that the guest runs, which sees the directory `out` as `seen_as`. Neither output nor exit
     status leave the guest but by files."""
     lines = prologue(seen_as, project, variables)
+    if "SLUICE_KERNEL_GUEST" in variables:
+        lines += keep_in_memory(job.binary.parent.parent / PROXY for job in jobs)
     for index, job in enumerate(jobs):
         settings = [f"{key}={value}" for key, value in job.environment.items()]
         left_out = (*job.skip, *(skip if job.obeys_kernel else ()))
@@ -159,6 +167,16 @@ def write_job(out, seen_as, project, jobs, variables, skip=()):
                   f"cat /proc/uptime > {ended}"]
     lines.append(f"dmesg > {shlex.quote(str(seen_as / 'dmesg'))} 2>/dev/null")
     (out / "job").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def keep_in_memory(programs):
+    """Lines that put a copy in the guest's memory over each of these programs: the host's files are read anew with each
+    start, which takes longer than all that a short test does."""
+    lines = []
+    for number, program in enumerate(sorted({program for program in programs if program.is_file()})):
+        copy, place = f"/tmp/program-{number}", shlex.quote(str(program))
+        lines.append(f"dd if={place} of={copy} bs=1M status=none && chmod 755 {copy} && mount --bind {copy} {place}")
+    return lines
 
 
 def prologue(seen_as, project, variables):

@@ -36,6 +36,8 @@ AUTO_SKIP = ("truncation_", "reset_by_", "fatal_alert", "data_behind_close_notif
              "one_segment_with_the_end", "empty_data_records", "padding", "key_updates_of", "renegotiation",
              "forged_record", "reordered_records", "oversized_record", "change_cipher_spec_after", "idle_connection",
              "bytes_in_one_direction", "never_answers", "truncated_client")
+# Those of the relay wait, and let others work meanwhile; kernel_* count what the whole kernel did, one after another.
+RELAY_AT_ONCE = {"RUST_TEST_THREADS": "3"}
 POLICIES = {
     "always": {"SLUICE_TEST_KERNEL_TLS": "always"},
     # Low enough for the tests' bodies to be promoted in mid-stream.
@@ -87,4 +89,4 @@ def relay_jobs(name, binary, name_filter):
         if is_always and name in ONE_POLICY:
             continue
         skip = RELAY_SKIP + (ALWAYS_SKIP if is_always else AUTO_SKIP)
-        yield Job(f"{name} (kernel_tls = {policy})", binary, name_filter, environment, skip, is_always)
+        yield Job(f"{name} (kernel_tls = {policy})", binary, name_filter, {**environment, **RELAY_AT_ONCE}, skip, is_always)

@@ -15,8 +15,8 @@ use crate::telemetry::{MemoryMetrics, MemoryStep};
 
 /// What the allocator sets aside for each thread, and its stack: address space that is taken before it is used.
 const SET_ASIDE_BYTES_PER_THREAD: u64 = 34 << 20;
-/// How much of the limit of a cgroup the process may have in RAM, in hundredths: what the kernel holds for its sockets
-/// counts there, too.
+/// How much of the limit of a cgroup may be held there, in hundredths: at the limit the kernel kills, and between two looks
+/// its sockets may take what many clients send at once.
 const CGROUP_SHARE: u64 = 75;
 /// Looks between two at the limits: they seldom change.
 const LOOKS_PER_READING: u32 = 10;
@@ -38,12 +38,19 @@ struct Ceiling {
 }
 
 /// The limits of the process; none where there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Limits {
     data: Option<u64>,
     address_space: Option<u64>,
-    cgroup: Option<u64>,
+    cgroup: Option<Cgroup>,
     threads: u64,
+}
+
+/// The cgroup that bounds the process: of its own and those above it the one with the least limit (cgroup v2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cgroup {
+    folder: PathBuf,
+    max_bytes: u64,
 }
 
 impl MemoryWatch {
@@ -59,7 +66,9 @@ impl MemoryWatch {
         self.looks = self.looks.wrapping_add(1);
         self.set_ceiling(self.limits.ceiling(configured));
         let Some(ceiling) = self.ceiling else { return self.note(0, u64::MAX) };
-        if let Some(used) = MemoryMetrics::resident_bytes() {
+        let group = self.limits.cgroup.as_ref().filter(|_| ceiling.source == CGROUP_SOURCE);
+        let in_group = group.and_then(|group| group.held_bytes(ceiling.bytes / 2));
+        if let Some(used) = MemoryMetrics::resident_bytes().max(in_group) {
             self.note(used, ceiling.bytes);
         }
     }
@@ -126,7 +135,7 @@ impl Limits {
             address_space: limit(Resource::RLIMIT_AS),
             cgroup: fs::read_to_string("/proc/self/cgroup")
                 .ok()
-                .and_then(|text| cgroup_limit(&text, Path::new(CGROUP_ROOT))),
+                .and_then(|text| Cgroup::of(&text, Path::new(CGROUP_ROOT))),
             threads,
         }
     }
@@ -136,12 +145,12 @@ impl Limits {
     fn ceiling(&self, configured: Option<u64>) -> Option<Ceiling> {
         // Of a limit that is as low as this, half is left: there is no telling how the allocator gets along.
         let left = |limit: u64| limit.saturating_sub(SET_ASIDE_BYTES_PER_THREAD * self.threads).max(limit / 2);
-        let share = |limit: u64| limit / 100 * CGROUP_SHARE;
+        let share = |group: &Cgroup| group.max_bytes / 100 * CGROUP_SHARE;
         [
             (configured, "server.memory_max"),
             (self.data.map(left), "RLIMIT_DATA of the process"),
             (self.address_space.map(left), "RLIMIT_AS of the process"),
-            (self.cgroup.map(share).filter(|_| configured.is_none()), "memory.max of its cgroup"),
+            (self.cgroup.as_ref().map(share).filter(|_| configured.is_none()), CGROUP_SOURCE),
         ]
         .into_iter()
         .filter_map(|(bytes, source)| Some(Ceiling { bytes: bytes?, source }))
@@ -149,16 +158,41 @@ impl Limits {
     }
 }
 
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+impl Cgroup {
+    /// That of the process with this `/proc/self/cgroup`.
+    fn of(membership: &str, root: &Path) -> Option<Self> {
+        let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let own: PathBuf = root.join(path);
+        let above = own.ancestors().take_while(|folder| folder.starts_with(root));
+        let limited = above.filter_map(|folder| {
+            let max_bytes = number_in(&folder.join("memory.max"))?;
+            Some(Self { folder: folder.to_owned(), max_bytes })
+        });
+        limited.min_by_key(|group| group.max_bytes)
+    }
 
-/// The least `memory.max` of the cgroup that `/proc/self/cgroup` names, and of those above it (cgroup v2).
-fn cgroup_limit(membership: &str, root: &Path) -> Option<u64> {
-    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let own: PathBuf = root.join(path);
-    let above = own.ancestors().take_while(|folder| folder.starts_with(root));
-    let limits = above.filter_map(|folder| fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok());
-    limits.min()
+    /// What its processes hold and the kernel could not take back before it kills: of sockets, too, which a client that
+    /// reads slowly can fill with megabytes. Below `exact_from` all that is charged to the group, without a look at the rest.
+    fn held_bytes(&self, exact_from: u64) -> Option<u64> {
+        let charged = number_in(&self.folder.join("memory.current"))?;
+        if charged < exact_from {
+            return Some(charged);
+        }
+        let stat = fs::read_to_string(self.folder.join("memory.stat")).ok()?;
+        let of = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok());
+        Some(RECLAIMABLE.iter().filter_map(|name| of(name)).fold(charged, u64::saturating_sub))
+    }
 }
+
+/// The number that the file holds alone.
+fn number_in(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+const CGROUP_SOURCE: &str = "memory.max of its cgroup";
+/// Lines of memory.stat.
+const RECLAIMABLE: [&str; 3] = ["active_file ", "inactive_file ", "slab_reclaimable "];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
@@ -201,15 +235,16 @@ mod tests {
     #[test]
     fn lowest_bound_counts_and_a_cgroup_only_where_nothing_is_configured() {
         let mib = |count: u64| count << 20;
-        let limits = Limits { data: None, address_space: None, cgroup: Some(mib(1000)), threads: 4 };
+        let group = Cgroup { folder: PathBuf::new(), max_bytes: mib(1000) };
+        let limits = Limits { data: None, address_space: None, cgroup: Some(group), threads: 4 };
         let ceiling =
             |limits: Limits, configured| limits.ceiling(configured).map(|found| (found.bytes >> 20, found.source));
         assert_eq!(ceiling(Limits::default(), None), None);
-        assert_eq!(ceiling(limits, None), Some((750, "memory.max of its cgroup")));
-        assert_eq!(ceiling(limits, Some(mib(900))), Some((900, "server.memory_max")));
+        assert_eq!(ceiling(limits.clone(), None), Some((750, "memory.max of its cgroup")));
+        assert_eq!(ceiling(limits.clone(), Some(mib(900))), Some((900, "server.memory_max")));
         let limits = Limits { data: Some(mib(600)), address_space: Some(mib(2000)), ..limits };
-        assert_eq!(ceiling(limits, Some(mib(900))), Some((600 - 4 * 34, "RLIMIT_DATA of the process")));
-        assert_eq!(ceiling(limits, Some(mib(100))), Some((100, "server.memory_max")));
+        assert_eq!(ceiling(limits.clone(), Some(mib(900))), Some((600 - 4 * 34, "RLIMIT_DATA of the process")));
+        assert_eq!(ceiling(limits.clone(), Some(mib(100))), Some((100, "server.memory_max")));
         let low = Limits { data: Some(mib(100)), ..limits };
         assert_eq!(ceiling(low, None), Some((50, "RLIMIT_DATA of the process")));
     }
@@ -220,7 +255,7 @@ mod tests {
         let inner = root.path().join("system.slice/sluice.service");
         fs::create_dir_all(&inner).unwrap();
         fs::write(inner.join("memory.max"), "max\n").unwrap();
-        let of = |membership: &str| cgroup_limit(membership, root.path());
+        let of = |membership: &str| Cgroup::of(membership, root.path()).map(|group| group.max_bytes);
         assert_eq!(of("0::/system.slice/sluice.service\n"), None);
         fs::write(root.path().join("system.slice/memory.max"), "4096\n").unwrap();
         assert_eq!(of("1:name=systemd:/x\n0::/system.slice/sluice.service\n"), Some(4096));
@@ -228,5 +263,19 @@ mod tests {
         assert_eq!(of("0::/system.slice/sluice.service\n"), Some(1024));
         assert_eq!(of("4:memory:/docker\n"), None, "cgroup v1");
         assert_eq!(of("0::/gone\n"), None);
+    }
+
+    #[test]
+    fn files_that_the_kernel_can_drop_are_not_held_in_a_cgroup() {
+        let root = tempfile::tempdir().unwrap();
+        let group = Cgroup { folder: root.path().to_owned(), max_bytes: 10_000 };
+        assert_eq!(group.held_bytes(0), None, "not counted");
+        fs::write(root.path().join("memory.current"), "5000\n").unwrap();
+        assert_eq!(group.held_bytes(5001), Some(5000));
+        assert_eq!(group.held_bytes(5000), None, "no statistics");
+        let stat =
+            "anon 1000\nsock 700\ninactive_file 900\nactive_file 1100\nslab_reclaimable 300\nslab_unreclaimable 9\n";
+        fs::write(root.path().join("memory.stat"), stat).unwrap();
+        assert_eq!(group.held_bytes(5000), Some(5000 - 900 - 1100 - 300));
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{ErrorCode, HandshakeError, SslConnector, SslMethod, SslRef, SslStream, SslVerifyMode};
+use openssl::ssl::{ErrorCode, HandshakeError, Ssl, SslContext, SslMethod, SslMode, SslRef, SslStream, SslVerifyMode};
 use openssl::x509::X509;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -137,19 +137,23 @@ impl Client {
         socket.set_nodelay(true).unwrap();
         let secrets = Arc::<Mutex<Vec<String>>>::default();
         let wire = Wire { socket, delivery: self.delivery, held: Vec::new(), last_record: Vec::new() };
-        let mut ssl = self.connector(&secrets).configure().unwrap();
+        let mut ssl = Ssl::new(&self.context(&secrets)).unwrap();
+        ssl.param_mut().set_host(self.server_name).unwrap();
+        ssl.set_hostname(self.server_name).unwrap();
         if !self.alpn.is_empty() {
             ssl.set_alpn_protos(&self.alpn).unwrap();
         }
-        match ssl.connect(self.server_name, wire) {
+        match ssl.connect(wire) {
             Ok(stream) => Ok(Tls { stream, secrets }),
             Err(HandshakeError::Failure(stream)) => Err(Refusal::of(stream.error())),
             Err(error) => panic!("handshake neither completed nor failed: {error}"),
         }
     }
 
-    fn connector(&self, secrets: &Arc<Mutex<Vec<String>>>) -> SslConnector {
-        let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    /// No SslConnector: each one would read all authorities that the machine trusts, which takes longer than a handshake.
+    fn context(&self, secrets: &Arc<Mutex<Vec<String>>>) -> SslContext {
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder.set_mode(SslMode::AUTO_RETRY | SslMode::ACCEPT_MOVING_WRITE_BUFFER | SslMode::ENABLE_PARTIAL_WRITE);
         builder.set_ca_file(&self.ca).unwrap();
         builder.set_verify(SslVerifyMode::PEER);
         if let Some(version) = self.version {

@@ -29,15 +29,20 @@ use std::time::{Duration, Instant};
 /// machines, 10 to 20 times slower, that share busy processors.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(2);
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// Looks at `condition` until it gives a value; fails the test at the deadline.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+    let begun = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
+        let waited = begun.elapsed();
+        assert!(waited < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        // Looking takes the CPU of who is waited for: the longer it takes, the more seldom.
+        std::thread::park_timeout((waited / 16).clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX));
     }
 }
 

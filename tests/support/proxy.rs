@@ -66,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) panic_trigger: Option<PathBuf>,
     /// RLIMIT_NOFILE; none: whatever the test has.
     pub(crate) descriptors_max: Option<u32>,
+    /// The folder of the cgroup that it runs in; none: that of the test.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -101,6 +103,7 @@ impl Default for Options {
             backend_lines: String::new(),
             panic_trigger: None,
             descriptors_max: None,
+            cgroup: None,
         }
     }
 }
@@ -252,11 +255,14 @@ impl Proxy {
     /// What it holds now: descriptors, those of a scrape that just ended perhaps included, and anonymous memory, which
     /// unlike the rest is not shared with the proxies of other tests.
     pub(crate) fn usage(&self) -> Usage {
-        let proc = PathBuf::from(format!("/proc/{}", self.process.pid()));
-        let rollup = std::fs::read_to_string(proc.join("smaps_rollup")).unwrap();
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process.pid())).unwrap();
         let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
         let kib: usize = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
-        Usage { descriptors: std::fs::read_dir(proc.join("fd")).unwrap().count(), memory_bytes: kib * 1024 }
+        Usage { descriptors: self.descriptors(), memory_bytes: kib * 1024 }
+    }
+
+    fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap().count()
     }
 
     /// Memory that it has in RAM, what it shares with others included.
@@ -277,10 +283,10 @@ impl Proxy {
 
     /// Scrapes come and go: the number that is seen several times in a row.
     fn steady_descriptors(&self) -> Option<usize> {
-        let first = self.usage().descriptors;
+        let first = self.descriptors();
         let is_steady = (0..5).all(|_| {
             std::thread::park_timeout(Duration::from_millis(2));
-            self.usage().descriptors == first
+            self.descriptors() == first
         });
         is_steady.then_some(first)
     }
@@ -309,16 +315,21 @@ impl Drop for Proxy {
 fn command(config: &Path, options: &Options) -> Command {
     // A measurement wants the optimised one.
     let binary = std::env::var("SLUICE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sluice").to_owned());
-    let mut command = match options.descriptors_max {
-        None if options.limits.is_empty() => Command::new(&binary),
-        None => {
+    let mut command = match (options.descriptors_max, &options.cgroup) {
+        (None, None) if options.limits.is_empty() => Command::new(&binary),
+        (None, None) => {
             let mut limited = Command::new("prlimit");
             limited.args(&options.limits).arg(&binary);
             limited
         }
-        Some(max) => {
+        (Some(max), _) => {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\""), &binary]);
+            shell
+        }
+        (None, Some(group)) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(group).arg(&binary);
             shell
         }
     };

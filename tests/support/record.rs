@@ -45,6 +45,11 @@ impl Forger {
         self.records.seal(content_type, payload)
     }
 
+    /// `data` in records of so many bytes.
+    pub(crate) fn seal_data(&mut self, data: &[u8], record_len: usize) -> Vec<u8> {
+        self.records.seal_data(data, record_len)
+    }
+
     /// Seals and sends.
     pub(crate) fn send(&mut self, content_type: ContentType, payload: &[u8]) {
         let record = self.seal(content_type, payload);
@@ -63,6 +68,15 @@ impl Records {
         let mut record = Vec::new();
         self.sealer.seal_control(content_type, payload, &mut record).unwrap();
         record
+    }
+
+    /// `data` in records of so many bytes.
+    pub(crate) fn seal_data(&mut self, data: &[u8], record_len: usize) -> Vec<u8> {
+        let mut records = Vec::new();
+        for part in data.chunks(record_len) {
+            self.sealer.seal_control(ContentType::ApplicationData, part, &mut records).unwrap();
+        }
+        records
     }
 
     /// A KeyUpdate, and the keys that go with it from here on.

@@ -104,12 +104,13 @@ fn syslog(
     let server_name = report.get(&raw.server_name).map(|(name, _)| name);
     let tls = TlsFiles { ca: ca.map(|(path, _)| path), server_name, certificate };
     let uses_tls = targets.into_iter().flatten().any(|target| matches!(target, Target::SyslogTls(_)));
-    match (tls.connector(), span) {
-        (Err(error), Some(span)) => {
+    // Without files there is nothing to try, and OpenSSL would read all authorities that the machine trusts.
+    match span.map(|span| (tls.connector(), span)) {
+        Some((Err(error), span)) => {
             let finding = Diagnostic::error("a file of `[syslog]` cannot be used");
             report.push_at(finding, &span, error.to_string());
         }
-        (Ok(_), Some(span)) if !uses_tls => {
+        Some((Ok(_), span)) if !uses_tls => {
             let finding = Diagnostic::warning("the files of `[syslog]` have no effect");
             report.push_at(
                 finding.help("remove them, or set an output to \"syslog+tls:..\""),
@@ -117,7 +118,7 @@ fn syslog(
                 "no output uses TLS",
             );
         }
-        _ => {}
+        Some((Ok(_), _)) | None => {}
     }
     SyslogSettings { facility: report.get_or(&raw.facility, Default::default()), tls }
 }
