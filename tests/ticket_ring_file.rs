@@ -284,6 +284,14 @@ fn revoked_ring_cannot_be_taken_back_after_another_one_was_in_use_either() {
     let moved = Node::with(&new_ring(T0)).keeper_at(T0).unwrap().succeed(&keeper).unwrap();
     let error = Node::with(&before).keeper_at(T0).unwrap().succeed(&moved).map(drop).unwrap_err();
     assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
+    // So does one with key files alone in between.
+    let directory = tempfile::tempdir().unwrap();
+    let files = [key_file(&directory, "keys", &[1; 80])];
+    let ringless = Keeper::open_at(Source::KeyFiles, &files, T0).unwrap();
+    let revoked_keeper = Node::with(&revoked).keeper_at(T0).unwrap();
+    let ringless = ringless.succeed(&revoked_keeper).unwrap();
+    let error = Node::with(&before).keeper_at(T0).unwrap().succeed(&ringless).map(drop).unwrap_err();
+    assert!(matches!(error, KeeperError::Revoked { file: 0, own: 1, .. }), "{error}");
     // After its revocation the ring is as good as any.
     write(&node.path, &revoked);
     assert_eq!(keeper.maintain_at(T0).unwrap().change, RingChange::Replaced);

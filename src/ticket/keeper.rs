@@ -272,19 +272,17 @@ impl Keeper {
     /// When this ring is one that `former` has left behind by a revocation, or claims to be its ring with other keys.
     pub fn succeed(mut self, former: &Self) -> Result<Self, KeeperError> {
         self.replaced = former.replaced.clone();
+        let relation = match (&former.ring, &self.ring) {
+            (Some(own), Some(ring)) => own.relation_of(ring)?,
+            _ => Relation::Different,
+        };
+        // Replaced also by a ring of memory or by none.
+        if let (Some(own), Relation::Different | Relation::Revoked) = (&former.ring, relation) {
+            self.replaced.remember(own);
+        }
         if let Some(ring) = &self.ring {
             let path = || self.file.as_ref().map(|(file, _)| file.path().to_path_buf()).unwrap_or_default();
             self.replaced.check(ring, path)?;
-            if let Some(own) = &former.ring {
-                match own.relation_of(ring)? {
-                    Relation::Revoked => {
-                        let (file, own) = (ring.generation(), own.generation());
-                        return Err(KeeperError::Revoked { path: path(), file, own });
-                    }
-                    Relation::Different => self.replaced.remember(own),
-                    _ => {}
-                }
-            }
         }
         self.telemetry = former.telemetry();
         Ok(self)
