@@ -9,7 +9,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::process::Command;
 
-use kernel_support::{KernelTls, kernel_version, socket};
+use kernel_support::{KernelTls, kernel_version};
 use sluice::ktls;
 use sluice::record::{Aead, ContentType, PLAINTEXT_LEN_MAX};
 use support::backend::Backend;
@@ -19,6 +19,7 @@ use support::client::Client;
 use support::proxy::{Options, Proxy};
 use support::record::Forger;
 use support::suite::{Suite, Version};
+use support::tcp;
 use support::tool::Dialog;
 use support::wait_until;
 
@@ -169,11 +170,11 @@ fn records_that_the_kernel_seals_in_one_turn_leave_in_one_segment() {
         client.receive(2_000_000);
         let mut server = sending.join().unwrap();
         let mut take_turn = || {
-            let before = socket::data_segments_received(client.socket());
+            let before = tcp::info(client.socket()).tcpi_data_segs_in;
             // The proxy finds all of it at once.
             proxy.freeze(|| server.write_all(&turn).unwrap());
             assert!(client.receive(turn.len()) == turn, "{bulk} {version:?}");
-            socket::data_segments_received(client.socket()) - before
+            tcp::info(client.socket()).tcpi_data_segs_in - before
         };
         // The end of what came before may have been short, and the next turn is a small one then.
         let _settled = [take_turn(), take_turn()];

@@ -16,7 +16,7 @@ use support::client::{Client, Delivery, Tls};
 use support::proxy::{Options, Proxy};
 use support::record::Forger;
 use support::suite::Version;
-use support::wait_until;
+use support::{tcp, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -94,6 +94,21 @@ fn end_of_backend_stream_is_close_notify_and_the_upload_goes_on() {
         sending.join().unwrap();
     }
     wait_until("both are counted", || world.proxy.closed("backend_closed") == 2);
+}
+
+#[test]
+fn close_notify_and_the_end_come_in_one_segment() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        server.write_all(b"answer").unwrap();
+        assert_eq!(client.receive(6), b"answer");
+        let before = tcp::info(client.socket()).tcpi_segs_in;
+        drop(server);
+        assert_eq!(client.drain().end, End::CloseNotify);
+        assert_eq!(client.socket().read(&mut [0]).unwrap(), 0);
+        assert_eq!(tcp::info(client.socket()).tcpi_segs_in - before, 1, "{version:?}");
+    }
 }
 
 #[test]

@@ -30,10 +30,11 @@ ONE_POLICY = ("relay_bodies",)
 # Far too much for an emulated machine; and handshakes that never get as far as a record of data.
 RELAY_SKIP = ("256_mib", "silent_client", "trickles_its_hello")
 # What the kernel does not show to us, with any version: see docs/kernel-tls.md, and kernel_relay_control for what holds.
-ALWAYS_SKIP = ("flood_of_empty_records", "oversized_record_is_refused_by_its_header", "change_cipher_spec_after")
+ALWAYS_SKIP = ("flood_of_empty_records", "oversized_record_is_refused_by_its_header", "change_cipher_spec_after",
+               "come_in_one_segment")
 # What carries less than `auto` promotes below: it would run in userspace from beginning to end, as `cargo test` has it.
 AUTO_SKIP = ("truncation_", "reset_by_", "fatal_alert", "data_behind_close_notify", "record_split", "byte_by_byte",
-             "one_segment_with_the_end", "empty_data_records", "padding", "key_updates_of", "renegotiation",
+             "one_segment_with_the_end", "come_in_one_segment", "empty_data_records", "padding", "key_updates_of", "renegotiation",
              "forged_record", "reordered_records", "oversized_record", "change_cipher_spec_after", "idle_connection",
              "bytes_in_one_direction", "never_answers", "truncated_client")
 # Those of the relay wait, and let others work meanwhile; kernel_* count what the whole kernel did, one after another.

@@ -333,10 +333,8 @@ impl<'a> ClientWriter<'a> {
             return kernel.flush_now(self.sides, self.offload, &mut self.secret.borrow_mut(), self.suite);
         }
         let mut queued = self.queued.borrow_mut();
-        let sent = match self.is_closed.get() {
-            true => self.sides.client.send_before_end(&queued),
-            false => self.sides.client.send(&queued),
-        };
+        let client = self.sides.client;
+        let sent = if self.is_closed.get() { client.send_before_end(&queued) } else { client.send(&queued) };
         match sent {
             Ok(len) if len == queued.len() => {
                 *queued = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -146,18 +146,4 @@ pub fn receive_data(stream: &TcpStream, len: usize) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// Segments with data that a TCP connection has received; one that the kernel passes on as one counts once for each that
-/// it would be on a wire.
-#[allow(unsafe_code, reason = "no crate has a safe call for TCP_INFO")]
-pub fn data_segments_received(stream: &TcpStream) -> u32 {
-    // SAFETY: tcp_info is plain data for which all zeroes is a valid value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    let at = (&raw mut info).cast();
-    // SAFETY: the pointer and `len` describe the live `info`, of which getsockopt writes at most `len` bytes.
-    let result = unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut len) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    info.tcpi_data_segs_in
 }

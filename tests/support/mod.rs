@@ -21,6 +21,7 @@ pub(crate) mod record;
 pub(crate) mod returning;
 pub(crate) mod ring;
 pub(crate) mod suite;
+pub(crate) mod tcp;
 pub(crate) mod tool;
 
 use std::time::{Duration, Instant};
