@@ -95,7 +95,7 @@ impl Cipher {
 
     fn ring(algorithm: &'static ring::aead::Algorithm, keys: &TrafficKeys) -> Result<Self, CryptoError> {
         let key = UnboundKey::new(algorithm, keys.key.expose());
-        let key = key.map_err(|_| CryptoError::Ring { operation: "set the key of a cipher" })?;
+        let key = key.map_err(CryptoError::ring("set the key of a cipher"))?;
         Ok(Self::Ring(Wiped::new(LessSafeKey::new(key))))
     }
 
@@ -130,7 +130,7 @@ impl Cipher {
             Self::Ring(key) => {
                 let nonce = Nonce::assume_unique_for_key(*nonce);
                 let sealed = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text);
-                let sealed = sealed.map_err(|_| CryptoError::Ring { operation: "encrypt a record" })?;
+                let sealed = sealed.map_err(CryptoError::ring("encrypt a record"))?;
                 tag.copy_from_slice(sealed.as_ref());
                 Ok(())
             }

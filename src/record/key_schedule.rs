@@ -6,7 +6,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::protect::{CryptoError, NONCE_LEN};
 use super::suite::{CipherSuite, KeyMaterial, ProtocolVersion, TrafficKeys};
-use crate::sys::kdf::{self, Digest};
+use crate::sys::kdf::{self, Digest, Label};
 
 /// An application traffic secret of TLS 1.3; wiped on drop, never printed.
 #[derive(ZeroizeOnDrop)]
@@ -41,7 +41,7 @@ impl TrafficSecret {
     /// Key and IV of this generation, for records from sequence number 0 (RFC 8446 section 7.3).
     ///
     /// # Errors
-    /// When `suite` is not the one that the secret was made for, or OpenSSL fails.
+    /// When `suite` is not the one that the secret was made for, or memory is short.
     pub fn keys(&self, suite: &CipherSuite) -> Result<TrafficKeys, CryptoError> {
         if suite.version != ProtocolVersion::Tls13 || suite.digest() != self.digest {
             return Err(CryptoError::WrongSuite { operation: "deriving keys from a traffic secret" });
@@ -63,7 +63,7 @@ impl TrafficSecret {
     /// The secret that follows this one after a KeyUpdate (RFC 8446 section 7.2).
     ///
     /// # Errors
-    /// When OpenSSL fails.
+    /// When memory is short.
     pub fn next_generation(&self) -> Result<Self, CryptoError> {
         let mut next = Self { digest: self.digest, bytes: [0; SECRET_LEN_MAX] };
         self.expand(b"traffic upd", &mut next.bytes[..self.digest.output_len()])?;
@@ -71,8 +71,9 @@ impl TrafficSecret {
     }
 
     fn expand(&self, label: &[u8], out: &mut [u8]) -> Result<(), CryptoError> {
+        let label = Label { prefix: b"tls13 ", name: label, context: b"" };
         kdf::hkdf_expand_label(self.digest, &self.bytes[..self.digest.output_len()], label, out)
-            .map_err(CryptoError::openssl("expand a traffic secret"))
+            .map_err(CryptoError::aws_lc("expand a traffic secret"))
     }
 }
 
@@ -110,7 +111,7 @@ impl MasterSecret {
     /// sequence number and explicit nonce to those of the next record.
     ///
     /// # Errors
-    /// When `suite` is not of TLS 1.2, or OpenSSL fails.
+    /// When `suite` is not of TLS 1.2, or memory is short.
     pub fn key_block(
         &self,
         suite: &CipherSuite,
@@ -130,8 +131,7 @@ impl MasterSecret {
         let iv_len = NONCE_LEN - suite.aead.explicit_nonce_len(ProtocolVersion::Tls12);
         let mut block = Zeroizing::new([0; 2 * (KEY_LEN_MAX + NONCE_LEN)]);
         let block = &mut block[..2 * (key_len + iv_len)];
-        kdf::tls12_prf(suite.digest(), &self.0, &seed, block)
-            .map_err(CryptoError::openssl("expand a master secret"))?;
+        kdf::tls12_prf(suite.digest(), &self.0, &seed, block).map_err(CryptoError::aws_lc("expand a master secret"))?;
 
         let (keys, ivs) = block.split_at(2 * key_len);
         let (client_key, server_key) = keys.split_at(key_len);

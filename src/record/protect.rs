@@ -25,9 +25,11 @@ pub enum CryptoError {
         /// What OpenSSL says.
         source: ErrorStack,
     },
-    /// Local fault: ring refused.
-    #[error("ring could not {operation}")]
-    Ring {
+    /// Local fault: a library that gives no reason refused.
+    #[error("{library} could not {operation}")]
+    Unspecified {
+        /// Which.
+        library: &'static str,
         /// What was tried.
         operation: &'static str,
     },
@@ -52,6 +54,14 @@ pub enum CryptoError {
 impl CryptoError {
     pub(super) fn openssl(operation: &'static str) -> impl FnOnce(ErrorStack) -> Self {
         move |source| Self::OpenSsl { operation, source }
+    }
+
+    pub(super) fn ring<E>(operation: &'static str) -> impl FnOnce(E) -> Self {
+        move |_| Self::Unspecified { library: "ring", operation }
+    }
+
+    pub(super) fn aws_lc<E>(operation: &'static str) -> impl FnOnce(E) -> Self {
+        move |_| Self::Unspecified { library: "AWS-LC", operation }
     }
 }
 

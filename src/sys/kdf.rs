@@ -1,14 +1,10 @@
-//! Key derivation of TLS 1.2 and 1.3 with OpenSSL's `EVP_KDF`.
+//! Key derivation of TLS 1.2 and 1.3 with AWS-LC.
 //!
-//! `openssl::kdf` looks the algorithm up again for every call, behind a lock that all threads share. Here each thread
-//! fetches an algorithm once, at its first use.
+//! Without unsafe code; here because the provider next door has OpenSSL derive with it too.
 
-use std::cell::OnceCell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::ptr::{self, NonNull};
-
-use openssl::error::ErrorStack;
-use openssl_sys as ffi;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::{digest, hkdf, hmac, tls_prf};
+use zeroize::Zeroizing;
 
 /// The hash of a key schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,124 +24,114 @@ impl Digest {
         }
     }
 
-    fn name(self) -> &'static CStr {
+    fn hash(self) -> &'static digest::Algorithm {
         match self {
-            Self::Sha256 => c"SHA2-256",
-            Self::Sha384 => c"SHA2-384",
+            Self::Sha256 => &digest::SHA256,
+            Self::Sha384 => &digest::SHA384,
+        }
+    }
+
+    fn hkdf(self) -> hkdf::Algorithm {
+        match self {
+            Self::Sha256 => hkdf::HKDF_SHA256,
+            Self::Sha384 => hkdf::HKDF_SHA384,
+        }
+    }
+
+    fn hmac(self) -> hmac::Algorithm {
+        match self {
+            Self::Sha256 => hmac::HMAC_SHA256,
+            Self::Sha384 => hmac::HMAC_SHA384,
+        }
+    }
+
+    fn prf(self) -> &'static tls_prf::Algorithm {
+        match self {
+            Self::Sha256 => &tls_prf::P_SHA256,
+            Self::Sha384 => &tls_prf::P_SHA384,
         }
     }
 }
 
-/// Fills `out` with HKDF-Expand-Label(`secret`, `label`, "", length of `out`) (RFC 8446 section 7.1).
+/// The label and the context of an expansion (`HkdfLabel` in RFC 8446 section 7.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Label<'a> {
+    /// `"tls13 "`.
+    pub prefix: &'a [u8],
+    /// What the protocol calls the output.
+    pub name: &'a [u8],
+    /// A hash of the transcript, or nothing.
+    pub context: &'a [u8],
+}
+
+/// Fills `out` with HKDF-Expand-Label(`secret`, `label`, length of `out`) (RFC 8446 section 7.1).
 ///
 /// # Errors
-/// What OpenSSL reports: out of memory, or a length that the algorithm does not allow.
-pub fn hkdf_expand_label(digest: Digest, secret: &[u8], label: &[u8], out: &mut [u8]) -> Result<(), ErrorStack> {
-    let mut mode = HKDF_MODE_EXPAND_ONLY;
-    let params = [
-        utf8_param(c"digest", digest.name()),
-        int_param(c"mode", &mut mode),
-        octet_param(c"key", secret),
-        octet_param(c"prefix", b"tls13 "),
-        octet_param(c"label", label),
-        end_param(),
-    ];
-    TLS13_KDF.with(|kdf| derive(kdf, c"TLS13-KDF", &params, out))
+/// When the secret has not the length of the hash, prefix and name or the context take more than 255 bytes, or the output
+/// more than the 255 hash values that HKDF gives (RFC 5869 section 2.3).
+pub fn hkdf_expand_label(digest: Digest, secret: &[u8], label: Label<'_>, out: &mut [u8]) -> Result<(), Unspecified> {
+    if secret.len() != digest.output_len() {
+        return Err(Unspecified);
+    }
+    let length = u16::try_from(out.len()).map_err(|_| Unspecified)?.to_be_bytes();
+    let name = u8::try_from(label.prefix.len() + label.name.len()).map_err(|_| Unspecified)?;
+    let context = u8::try_from(label.context.len()).map_err(|_| Unspecified)?;
+    let info: [&[u8]; 6] = [&length, &[name], label.prefix, label.name, &[context], label.context];
+    let length = OutputLength(out.len());
+    hkdf::Prk::new_less_safe(digest.hkdf(), secret).expand(&info, length)?.fill(out)
+}
+
+/// The next secret of the key schedule of TLS 1.3 (RFC 8446 section 7.1): HKDF-Extract of `input` with what is derived from
+/// `previous`. Either is none where the schedule has nothing, which counts as zeros.
+///
+/// # Errors
+/// When `previous` has not the length of the hash, or `out`, or the label does not fit.
+pub fn tls13_next_secret(
+    digest: Digest,
+    previous: Option<&[u8]>,
+    input: Option<&[u8]>,
+    derived: Label<'_>,
+    out: &mut [u8],
+) -> Result<(), Unspecified> {
+    let zeros = &[0; DIGEST_LEN_MAX][..digest.output_len()];
+    let mut salt = Zeroizing::new([0; DIGEST_LEN_MAX]);
+    let salt = &mut salt[..digest.output_len()];
+    if let Some(previous) = previous {
+        let nothing = digest::digest(digest.hash(), &[]);
+        hkdf_expand_label(digest, previous, Label { context: nothing.as_ref(), ..derived }, salt)?;
+    }
+    // RFC 5869 section 2.2: an extraction is one HMAC, keyed by the salt.
+    let secret = hmac::sign(&hmac::Key::new(digest.hmac(), salt), input.unwrap_or(zeros));
+    if out.len() != secret.as_ref().len() {
+        return Err(Unspecified);
+    }
+    out.copy_from_slice(secret.as_ref());
+    Ok(())
 }
 
 /// Fills `out` with PRF(`secret`, `seed`) of TLS 1.2 (RFC 5246 section 5); `seed` starts with the label.
 ///
 /// # Errors
-/// What OpenSSL reports: out of memory, or a length that the algorithm does not allow.
-pub fn tls12_prf(digest: Digest, secret: &[u8], seed: &[u8], out: &mut [u8]) -> Result<(), ErrorStack> {
-    let params =
-        [utf8_param(c"digest", digest.name()), octet_param(c"secret", secret), octet_param(c"seed", seed), end_param()];
-    TLS1_PRF.with(|kdf| derive(kdf, c"TLS1-PRF", &params, out))
-}
-
-thread_local! {
-    static TLS13_KDF: OnceCell<Kdf> = const { OnceCell::new() };
-    static TLS1_PRF: OnceCell<Kdf> = const { OnceCell::new() };
-}
-
-/// Runs one derivation in a context of its own: freeing the context wipes the secret that OpenSSL copied into it.
-fn derive(cell: &OnceCell<Kdf>, name: &CStr, params: &[ffi::OSSL_PARAM], out: &mut [u8]) -> Result<(), ErrorStack> {
-    let kdf = match cell.get() {
-        Some(kdf) => kdf,
-        None => {
-            let fetched = Kdf::fetch(name)?;
-            cell.get_or_init(|| fetched)
-        }
-    };
-    let context = kdf.context()?;
-    // SAFETY: `context` is live; `out` is writable for its length; `params` ends with the end marker and its keys and
-    // values outlive the call, which only reads them.
-    let status = unsafe { ffi::EVP_KDF_derive(context.0.as_ptr(), out.as_mut_ptr(), out.len(), params.as_ptr()) };
-    if status == 1 { Ok(()) } else { Err(ErrorStack::get()) }
-}
-
-/// A fetched algorithm.
-struct Kdf(NonNull<ffi::EVP_KDF>);
-
-impl Kdf {
-    fn fetch(name: &CStr) -> Result<Self, ErrorStack> {
-        openssl::init();
-        // SAFETY: `name` ends with NUL; null means the default library context and no property query.
-        let kdf = unsafe { ffi::EVP_KDF_fetch(ptr::null_mut(), name.as_ptr(), ptr::null()) };
-        NonNull::new(kdf).map(Self).ok_or_else(ErrorStack::get)
+/// When `secret` or `out` is empty.
+pub fn tls12_prf(digest: Digest, secret: &[u8], seed: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
+    if out.is_empty() {
+        return Err(Unspecified);
     }
+    let derived = tls_prf::Secret::new(digest.prf(), secret)?.derive(seed, &[], out.len())?;
+    out.copy_from_slice(derived.as_ref());
+    Ok(())
+}
 
-    fn context(&self) -> Result<KdfContext, ErrorStack> {
-        // SAFETY: `self` owns a live algorithm; the new context takes its own reference to it.
-        let context = unsafe { ffi::EVP_KDF_CTX_new(self.0.as_ptr()) };
-        NonNull::new(context).map(KdfContext).ok_or_else(ErrorStack::get)
+/// The longest is that of SHA-384.
+const DIGEST_LEN_MAX: usize = 48;
+
+struct OutputLength(usize);
+
+impl hkdf::KeyType for OutputLength {
+    fn len(&self) -> usize {
+        self.0
     }
 }
-
-impl Drop for Kdf {
-    fn drop(&mut self) {
-        // SAFETY: `fetch` handed out this reference, and nothing else frees it.
-        unsafe { ffi::EVP_KDF_free(self.0.as_ptr()) }
-    }
-}
-
-/// One derivation.
-struct KdfContext(NonNull<ffi::EVP_KDF_CTX>);
-
-impl Drop for KdfContext {
-    fn drop(&mut self) {
-        // SAFETY: `Kdf::context` made this context, and nothing else frees it.
-        unsafe { ffi::EVP_KDF_CTX_free(self.0.as_ptr()) }
-    }
-}
-
-fn octet_param(key: &'static CStr, value: &[u8]) -> ffi::OSSL_PARAM {
-    param(key, OSSL_PARAM_OCTET_STRING, value.as_ptr().cast_mut().cast(), value.len())
-}
-
-fn utf8_param(key: &'static CStr, value: &'static CStr) -> ffi::OSSL_PARAM {
-    param(key, OSSL_PARAM_UTF8_STRING, value.as_ptr().cast_mut().cast(), value.count_bytes())
-}
-
-fn int_param(key: &'static CStr, value: &mut c_int) -> ffi::OSSL_PARAM {
-    param(key, OSSL_PARAM_INTEGER, ptr::from_mut(value).cast(), size_of::<c_int>())
-}
-
-fn end_param() -> ffi::OSSL_PARAM {
-    ffi::OSSL_PARAM { key: ptr::null(), data_type: 0, data: ptr::null_mut(), data_size: 0, return_size: 0 }
-}
-
-fn param(key: &'static CStr, data_type: c_uint, data: *mut c_void, data_size: usize) -> ffi::OSSL_PARAM {
-    let key: *const c_char = key.as_ptr();
-    ffi::OSSL_PARAM { key, data_type, data, data_size, return_size: OSSL_PARAM_UNMODIFIED }
-}
-
-// openssl/core.h, openssl/params.h and openssl/kdf.h.
-const OSSL_PARAM_INTEGER: c_uint = 1;
-const OSSL_PARAM_UTF8_STRING: c_uint = 4;
-const OSSL_PARAM_OCTET_STRING: c_uint = 5;
-const OSSL_PARAM_UNMODIFIED: usize = usize::MAX;
-const HKDF_MODE_EXPAND_ONLY: c_int = ffi::EVP_KDF_HKDF_MODE_EXPAND_ONLY;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
@@ -171,8 +157,19 @@ mod tests {
         ),
     ];
 
+    /// RFC 8448 section 3: the schedule of a handshake with SHA-256, from nothing to the handshake secret, and one expansion.
+    const EARLY_SECRET: &str = "33ad0a1c607ec03b09e6cd9893680ce210adf300aa1f2660e1b22e10f170f92a";
+    const SHARED_SECRET: &str = "8bd4054fb55b9d63fdfbacf9f04b9f0d35e6d63f537563efd46272900f89492d";
+    const HANDSHAKE_SECRET: &str = "1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac";
+    const MASTER_SECRET: &str = "18df06843d13a08bf2a449844c5f8a478001bc4d4c627984d5a41da8d0402919";
+    const DERIVED: Label<'_> = Label { prefix: b"tls13 ", name: b"derived", context: b"" };
+
     fn hex(text: &str) -> Vec<u8> {
         (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn key<'a>() -> Label<'a> {
+        Label { prefix: b"tls13 ", name: b"key", context: b"" }
     }
 
     #[test]
@@ -187,20 +184,36 @@ mod tests {
     }
 
     #[test]
-    fn derivation_of_nothing_is_an_error() {
-        assert!(tls12_prf(Digest::Sha256, &[1; 48], b"seed", &mut []).is_err());
-        assert!(hkdf_expand_label(Digest::Sha256, &[1; 32], b"key", &mut [0; 255 * 32 + 1]).is_err());
+    fn the_schedule_of_tls13_gives_the_published_secrets() {
+        let next = |previous: Option<&[u8]>, input: Option<&[u8]>| {
+            let mut out = [0; 32];
+            tls13_next_secret(Digest::Sha256, previous, input, DERIVED, &mut out).unwrap();
+            out
+        };
+        let early = next(None, None);
+        assert_eq!(early[..], hex(EARLY_SECRET));
+        let handshake = next(Some(&early), Some(&hex(SHARED_SECRET)));
+        assert_eq!(handshake[..], hex(HANDSHAKE_SECRET));
+        assert_eq!(next(Some(&handshake), None)[..], hex(MASTER_SECRET));
     }
 
     #[test]
-    fn every_thread_can_derive() {
-        let derive = || {
-            let mut out = [0; 16];
-            hkdf_expand_label(Digest::Sha384, &[7; 48], b"key", &mut out).unwrap();
-            out
-        };
-        let here = derive();
-        let there: Vec<_> = (0..4).map(|_| std::thread::spawn(derive)).collect();
-        assert!(there.into_iter().all(|thread| thread.join().unwrap() == here));
+    fn what_does_not_fit_is_an_error() {
+        assert!(tls12_prf(Digest::Sha256, &[1; 48], b"seed", &mut []).is_err());
+        assert!(tls12_prf(Digest::Sha256, &[], b"seed", &mut [0; 48]).is_err());
+        let expand = |secret: &[u8], label, out: &mut [u8]| hkdf_expand_label(Digest::Sha256, secret, label, out);
+        assert!(expand(&[1; 32], key(), &mut [0; 255 * 32]).is_ok());
+        assert!(expand(&[1; 32], key(), &mut [0; 255 * 32 + 1]).is_err());
+        assert!(expand(&[1; 32], key(), &mut vec![0; 1 << 16]).is_err());
+        assert!(expand(&[1; 31], key(), &mut [0; 16]).is_err());
+        assert!(expand(&[1; 32], Label { name: &[b'a'; 249], ..key() }, &mut [0; 16]).is_ok());
+        assert!(expand(&[1; 32], Label { name: &[b'a'; 250], ..key() }, &mut [0; 16]).is_err());
+        assert!(expand(&[1; 32], Label { context: &[0; 255], ..key() }, &mut [0; 16]).is_ok());
+        assert!(expand(&[1; 32], Label { context: &[0; 256], ..key() }, &mut [0; 16]).is_err());
+        let next =
+            |previous: &[u8], out: &mut [u8]| tls13_next_secret(Digest::Sha384, Some(previous), None, DERIVED, out);
+        assert!(next(&[1; 48], &mut [0; 48]).is_ok());
+        assert!(next(&[1; 32], &mut [0; 48]).is_err());
+        assert!(next(&[1; 48], &mut [0; 32]).is_err());
     }
 }

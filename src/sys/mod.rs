@@ -7,6 +7,8 @@ pub mod compression;
 pub mod handover;
 pub mod kdf;
 pub mod openssl_ext;
+#[cfg(feature = "vendored-openssl")]
+pub mod provider;
 pub mod signal;
 pub mod socket;
 pub mod splice;

@@ -22,6 +22,8 @@ use super::settings::{Settings, UnknownServerName};
 use super::stapling::{self, OcspMode};
 use crate::record::ProtocolVersion;
 use crate::sys::certificate;
+#[cfg(feature = "vendored-openssl")]
+use crate::sys::provider;
 use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
@@ -169,6 +171,8 @@ fn ssl_context(
     client_auth: Option<&ClientAuth>,
     tickets: Option<(Arc<ScopeKeys>, &TicketSettings)>,
 ) -> Result<SslContext, ErrorStack> {
+    #[cfg(feature = "vendored-openssl")]
+    provider::install()?;
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     set_protocol(&mut builder, &settings.protocol)?;
     set_identities(&mut builder, settings)?;
