@@ -1,22 +1,28 @@
 //! An OpenSSL provider whose algorithms are AWS-LC's: what a handshake spends most on is faster there.
 //!
-//! X25519 and the key schedule of TLS 1.3 ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays
+//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedule of TLS 1.3 ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays
 //! with OpenSSL's default provider. The interface is that of provider(7) and of the `provider-*` pages beside it; which
 //! functions there are, and their numbers, is in `openssl/core_dispatch.h`.
 //!
 //! OpenSSL vouches for the pointers: a key or context that it hands in is one that a function of the same table made, has
 //! not been freed, and is in no other call that changes it.
 
+mod ecdsa;
+mod number;
+mod object;
 mod param;
 mod tls13_kdf;
 mod x25519;
+mod x25519_mlkem768;
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::LazyLock;
 
 use openssl::error::ErrorStack;
 use openssl_sys as ffi;
+
+use number::*;
 
 /// Has OpenSSL prefer these algorithms to its own, in the whole process and from now on.
 ///
@@ -46,8 +52,11 @@ fn register() -> Result<(), ErrorStack> {
 
 const NAME: &CStr = c"sluice";
 const PROPERTIES: &CStr = c"provider=sluice";
-/// The question mark makes it a preference: what the provider has not comes from another (property(7)).
-const PREFERENCE: &CStr = c"?provider=sluice";
+/// What only takes the keys of another provider is no match for those that make and read keys.
+const IMPORT_PROPERTIES: &CStr = c"sluice.imports=yes";
+/// The question marks make it preferences: what the provider has not comes from another (property(7)). What says nothing of a
+/// property has it as "no".
+const PREFERENCE: &CStr = c"?provider=sluice,?sluice.imports=no";
 
 /// An entry of a table of functions; a number of 0 ends the table (`OSSL_DISPATCH`).
 #[repr(C)]
@@ -92,10 +101,18 @@ impl Algorithm {
             description: description.as_ptr(),
         }
     }
+
+    /// The same for key management that is there for keys of another provider.
+    const fn importing(names: &'static CStr, functions: &'static [Dispatch], description: &'static CStr) -> Self {
+        Self { properties: IMPORT_PROPERTIES.as_ptr(), ..Self::new(names, functions, description) }
+    }
 }
 
-static KEY_MANAGEMENT: [Algorithm; 2] = [x25519::KEY_MANAGEMENT, Algorithm::END];
+static KEY_MANAGEMENT: [Algorithm; 4] =
+    [x25519::KEY_MANAGEMENT, x25519_mlkem768::KEY_MANAGEMENT, ecdsa::KEY_MANAGEMENT, Algorithm::END];
 static KEY_EXCHANGE: [Algorithm; 2] = [x25519::KEY_EXCHANGE, Algorithm::END];
+static KEY_ENCAPSULATION: [Algorithm; 2] = [x25519_mlkem768::KEY_ENCAPSULATION, Algorithm::END];
+static SIGNATURE: [Algorithm; 2] = [ecdsa::SIGNATURE, Algorithm::END];
 static KEY_DERIVATION: [Algorithm; 2] = [tls13_kdf::KEY_DERIVATION, Algorithm::END];
 
 static PROVIDER: [Dispatch; 2] = [Dispatch::new(OSSL_FUNC_PROVIDER_QUERY_OPERATION, query as *const ()), Dispatch::END];
@@ -126,6 +143,8 @@ unsafe extern "C" fn query(_context: *mut c_void, operation: c_int, no_cache: *m
         OSSL_OP_KDF => KEY_DERIVATION.as_ptr(),
         OSSL_OP_KEYMGMT => KEY_MANAGEMENT.as_ptr(),
         OSSL_OP_KEYEXCH => KEY_EXCHANGE.as_ptr(),
+        OSSL_OP_KEM => KEY_ENCAPSULATION.as_ptr(),
+        OSSL_OP_SIGNATURE => SIGNATURE.as_ptr(),
         _ => ptr::null(),
     }
 }
@@ -136,18 +155,6 @@ unsafe extern "C" {
     fn OSSL_PROVIDER_add_builtin(context: *mut ffi::OSSL_LIB_CTX, name: *const c_char, init: Initialise) -> c_int;
     fn EVP_set_default_properties(context: *mut ffi::OSSL_LIB_CTX, query: *const c_char) -> c_int;
 }
-
-// openssl/core_dispatch.h.
-const OSSL_FUNC_PROVIDER_QUERY_OPERATION: c_int = 1027;
-const OSSL_OP_KDF: c_int = 4;
-const OSSL_OP_KEYMGMT: c_int = 10;
-const OSSL_OP_KEYEXCH: c_int = 11;
-// openssl/core.h.
-const OSSL_PARAM_INTEGER: c_uint = 1;
-const OSSL_PARAM_UNSIGNED_INTEGER: c_uint = 2;
-const OSSL_PARAM_UTF8_STRING: c_uint = 4;
-const OSSL_PARAM_OCTET_STRING: c_uint = 5;
-const OSSL_PARAM_UNMODIFIED: usize = usize::MAX;
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 //! Values that OpenSSL and a provider hand to each other (`OSSL_PARAM`).
 
-use std::ffi::{CStr, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::{ptr, slice};
 
 use openssl_sys::OSSL_PARAM;
 
-use super::{OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UNMODIFIED, OSSL_PARAM_UTF8_STRING};
+use super::number::*;
 
 /// A list of values, ended by one without a name.
 #[derive(Clone, Copy)]
@@ -50,7 +50,15 @@ impl<'a> Params<'a> {
         Ok(text.map(|text| text.split(|byte| *byte == 0).next().unwrap_or_default()))
     }
 
-    /// The number of that name.
+    /// The number of that name, in the byte order of the machine.
+    ///
+    /// # Errors
+    /// When the value is of another type.
+    pub(super) fn number(self, name: &CStr) -> Result<Option<&'a [u8]>, WrongType> {
+        self.find(name).map(|param| bytes_of(param, OSSL_PARAM_UNSIGNED_INTEGER)).transpose()
+    }
+
+    /// The number of that name, where it is an `int`.
     ///
     /// # Errors
     /// When the value is of another type, or not the size of an `int`.
@@ -107,6 +115,13 @@ impl<'a> Places<'a> {
         let Some(param) = self.find(name) else { return true };
         // SAFETY: the place is valid (`new`), and the value for its length.
         unsafe { OSSL_PARAM_set_octet_string(param, value.as_ptr().cast(), value.len()) == 1 }
+    }
+
+    /// Answers with text, where that name is asked for. False when the place is of another type or too small.
+    #[must_use]
+    pub(super) fn set_text(&mut self, name: &CStr, value: &CStr) -> bool {
+        // SAFETY: the place is valid (`new`), and the text ends with NUL.
+        self.find(name).is_none_or(|param| unsafe { OSSL_PARAM_set_utf8_string(param, value.as_ptr()) } == 1)
     }
 
     /// Answers with a number, where that name is asked for. False when the place is of another type or too small.
@@ -167,6 +182,7 @@ pub(super) const fn describe(name: &'static CStr, data_type: c_uint) -> OSSL_PAR
 
 unsafe extern "C" {
     fn OSSL_PARAM_set_octet_string(param: *mut OSSL_PARAM, value: *const std::ffi::c_void, length: usize) -> c_int;
+    fn OSSL_PARAM_set_utf8_string(param: *mut OSSL_PARAM, value: *const c_char) -> c_int;
     fn OSSL_PARAM_set_int(param: *mut OSSL_PARAM, value: c_int) -> c_int;
     fn OSSL_PARAM_set_size_t(param: *mut OSSL_PARAM, value: usize) -> c_int;
 }

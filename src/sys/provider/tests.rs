@@ -11,7 +11,8 @@ use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl_sys as ffi;
 use proptest::prelude::*;
 
-use super::{OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING, install, param};
+use super::number::{OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING};
+use super::{install, param};
 
 const OURS: &CStr = c"provider=sluice";
 const THEIRS: &CStr = c"provider=default";
@@ -27,16 +28,24 @@ fn provider_of(algorithm: &CStr) -> String {
     unsafe {
         let management = EVP_KEYMGMT_fetch(ptr::null_mut(), algorithm.as_ptr(), ptr::null());
         assert!(!management.is_null());
-        let name = CStr::from_ptr(OSSL_PROVIDER_get0_name(EVP_KEYMGMT_get0_provider(management)));
-        let name = name.to_str().unwrap().to_owned();
+        let name = provider_name(EVP_KEYMGMT_get0_provider(management));
         EVP_KEYMGMT_free(management);
         name
     }
 }
 
+/// # Safety
+/// A live provider.
+unsafe fn provider_name(provider: *const c_void) -> String {
+    // SAFETY: as the caller says; the name ends with NUL, and is copied.
+    unsafe { CStr::from_ptr(OSSL_PROVIDER_get0_name(provider)) }.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn openssl_prefers_the_provider_for_what_it_has() {
-    assert_eq!(provider_of(c"X25519"), "sluice");
+    for ours in [c"X25519", c"X25519MLKEM768"] {
+        assert_eq!(provider_of(ours), "sluice", "{ours:?}");
+    }
     for theirs in [c"EC", c"RSA", c"X448", c"ED25519"] {
         assert_eq!(provider_of(theirs), "default", "{theirs:?}");
     }
@@ -327,6 +336,363 @@ mod tls13_kdf {
     }
 }
 
+mod x25519_mlkem768 {
+    use foreign_types_shared::{ForeignType, ForeignTypeRef};
+
+    use super::*;
+
+    const CLIENT_SHARE_LEN: usize = 1216;
+    const SERVER_SHARE_LEN: usize = 1120;
+
+    fn context(provider: &CStr) -> *mut ffi::EVP_PKEY_CTX {
+        install().unwrap();
+        // SAFETY: the names end with NUL.
+        let context =
+            unsafe { EVP_PKEY_CTX_new_from_name(ptr::null_mut(), c"X25519MLKEM768".as_ptr(), provider.as_ptr()) };
+        assert!(!context.is_null());
+        context
+    }
+
+    /// What a client makes.
+    fn generate(provider: &CStr) -> PKey<Private> {
+        let context = context(provider);
+        let mut key = ptr::null_mut();
+        // SAFETY: the context is live, and freed; the key is owned by what is returned.
+        unsafe {
+            assert_eq!(ffi::EVP_PKEY_keygen_init(context), 1);
+            assert_eq!(ffi::EVP_PKEY_keygen(context, &raw mut key), 1);
+            ffi::EVP_PKEY_CTX_free(context);
+            PKey::from_ptr(key)
+        }
+    }
+
+    fn share(key: &PKeyRef<Private>) -> Vec<u8> {
+        let mut share = ptr::null_mut();
+        // SAFETY: the key is live; OpenSSL allocates the share, which is copied and freed.
+        unsafe {
+            let length = EVP_PKEY_get1_encoded_public_key(key.as_ptr(), &raw mut share);
+            let copy = std::slice::from_raw_parts(share, length).to_vec();
+            ffi::CRYPTO_free(share.cast(), c"".as_ptr(), 0);
+            copy
+        }
+    }
+
+    /// What a server does with a client's share: its own share, and the secret; none where OpenSSL refuses.
+    fn answer(provider: &CStr, client: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let context = context(provider);
+        let mut key = ptr::null_mut();
+        // SAFETY: contexts and keys are live, and freed; the places have the room that is said.
+        unsafe {
+            assert_eq!(ffi::EVP_PKEY_paramgen_init(context), 1);
+            assert_eq!(ffi::EVP_PKEY_paramgen(context, &raw mut key), 1);
+            ffi::EVP_PKEY_CTX_free(context);
+            let key = PKey::<Public>::from_ptr(key);
+            if EVP_PKEY_set1_encoded_public_key(key.as_ptr(), client.as_ptr(), client.len()) != 1 {
+                return None;
+            }
+            let context = ffi::EVP_PKEY_CTX_new(key.as_ptr(), ptr::null_mut());
+            assert_eq!(EVP_PKEY_encapsulate_init(context, ptr::null()), 1);
+            let (mut share_length, mut secret_length) = (0, 0);
+            let told = EVP_PKEY_encapsulate(
+                context,
+                ptr::null_mut(),
+                &raw mut share_length,
+                ptr::null_mut(),
+                &raw mut secret_length,
+            );
+            assert_eq!((told, share_length, secret_length), (1, SERVER_SHARE_LEN, 64));
+            let (mut share, mut secret) = (vec![0; share_length], vec![0; secret_length]);
+            let mut encapsulate = |mut share_length: usize, mut secret_length: usize| {
+                EVP_PKEY_encapsulate(
+                    context,
+                    share.as_mut_ptr(),
+                    &raw mut share_length,
+                    secret.as_mut_ptr(),
+                    &raw mut secret_length,
+                )
+            };
+            assert_ne!(encapsulate(share_length - 1, secret_length), 1, "too little room");
+            assert_ne!(encapsulate(share_length, secret_length - 1), 1, "too little room");
+            let done = encapsulate(share_length, secret_length);
+            ffi::EVP_PKEY_CTX_free(context);
+            (done == 1).then_some((share, secret))
+        }
+    }
+
+    /// What a client does with a server's share.
+    fn finish(key: &PKeyRef<Private>, share: &[u8]) -> Option<Vec<u8>> {
+        // SAFETY: as above.
+        unsafe {
+            let context = ffi::EVP_PKEY_CTX_new(key.as_ptr(), ptr::null_mut());
+            assert_eq!(EVP_PKEY_decapsulate_init(context, ptr::null()), 1);
+            let mut secret = vec![0; 64];
+            let mut length = secret.len();
+            let done = EVP_PKEY_decapsulate(context, secret.as_mut_ptr(), &raw mut length, share.as_ptr(), share.len());
+            ffi::EVP_PKEY_CTX_free(context);
+            (done == 1).then_some(secret)
+        }
+    }
+
+    #[test]
+    fn both_libraries_agree_as_client_and_as_server() {
+        for client in [OURS, THEIRS] {
+            for server in [OURS, THEIRS] {
+                for _ in 0..8 {
+                    let key = generate(client);
+                    let client_share = share(&key);
+                    assert_eq!(client_share.len(), CLIENT_SHARE_LEN);
+                    let (server_share, secret) = answer(server, &client_share).unwrap();
+                    assert_eq!(finish(&key, &server_share).unwrap(), secret, "{client:?} {server:?}");
+                    let (other_share, other_secret) = answer(server, &client_share).unwrap();
+                    assert!(other_share != server_share && other_secret != secret, "each answer is new");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn strength_is_that_of_openssl() {
+        let figures = |key: &PKeyRef<Private>| (key.bits(), key.security_bits(), key.size());
+        assert_eq!(figures(&generate(OURS)), figures(&generate(THEIRS)));
+    }
+
+    #[test]
+    fn shares_that_make_no_sense_are_refused() {
+        let good = share(&generate(OURS));
+        assert!(answer(OURS, &good).is_some());
+        assert!(answer(OURS, &good[1..]).is_none());
+        assert!(answer(OURS, &[]).is_none());
+        assert!(answer(OURS, &[&good[..], &[0]].concat()).is_none());
+        // FIPS 203 section 7.2: 3329 and more is no coefficient.
+        let mut unreduced = good.clone();
+        unreduced[..3].copy_from_slice(&[0xff; 3]);
+        assert!(answer(OURS, &unreduced).is_none());
+        let mut zero_point = good;
+        zero_point[CLIENT_SHARE_LEN - 32..].fill(0);
+        assert!(answer(OURS, &zero_point).is_none());
+
+        let key = generate(OURS);
+        let (server_share, secret) = answer(THEIRS, &share(&key)).unwrap();
+        assert!(finish(&key, &server_share[1..]).is_none());
+        // FIPS 203 section 6.3: a ciphertext that was changed gives another secret, and no error.
+        let mut changed = server_share;
+        changed[0] ^= 1;
+        assert_ne!(finish(&key, &changed).unwrap()[..32], secret[..32]);
+    }
+}
+
+mod ecdsa {
+    use foreign_types_shared::{ForeignType, ForeignTypeRef};
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::md_ctx::MdCtx;
+    use openssl::nid::Nid;
+    use openssl::pkey_ctx::PkeyCtx;
+    use openssl::sign::{Signer, Verifier};
+    use openssl::x509::X509;
+
+    use super::*;
+
+    /// The curves that AWS-LC signs on here, and one that stays with OpenSSL.
+    const CURVES: [(Nid, &str); 3] =
+        [(Nid::X9_62_PRIME256V1, "sluice"), (Nid::SECP384R1, "sluice"), (Nid::SECP521R1, "default")];
+    const HASHES: [&CStr; 8] =
+        [c"SHA2-256", c"SHA384", c"SHA2-512", c"SHA224", c"SHA1", c"SHA3-256", c"SHA3-384", c"SHA3-512"];
+
+    fn generate(curve: Nid) -> PKey<Private> {
+        install().unwrap();
+        PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(curve).unwrap()).unwrap()).unwrap()
+    }
+
+    fn public(key: &PKeyRef<Private>) -> PKey<Public> {
+        PKey::public_key_from_der(&key.public_key_to_der().unwrap()).unwrap()
+    }
+
+    /// What OpenSSL is asked to do.
+    struct Operation<'a> {
+        hash: &'a CStr,
+        message: &'a [u8],
+        /// Null for whatever is preferred.
+        query: *const c_char,
+    }
+
+    impl Operation<'_> {
+        /// A signature, and the provider that made it.
+        fn sign(&self, key: &PKeyRef<Private>) -> Option<(Vec<u8>, String)> {
+            let context = MdCtx::new().unwrap();
+            let mut pkey_context = ptr::null_mut();
+            // SAFETY: all objects are live, the names end with NUL, and the places have the room that is said.
+            unsafe {
+                let begun = EVP_DigestSignInit_ex(
+                    context.as_ptr(),
+                    &raw mut pkey_context,
+                    self.hash.as_ptr(),
+                    ptr::null_mut(),
+                    self.query,
+                    key.as_ptr(),
+                    ptr::null(),
+                );
+                if begun != 1 {
+                    return None;
+                }
+                let provider = provider_name(EVP_PKEY_CTX_get0_provider(pkey_context));
+                let (message, message_length) = (self.message.as_ptr(), self.message.len());
+                let mut length = 0;
+                let told =
+                    ffi::EVP_DigestSign(context.as_ptr(), ptr::null_mut(), &raw mut length, message, message_length);
+                assert_eq!(told, 1);
+                let mut signature = vec![0; length];
+                let signed = ffi::EVP_DigestSign(
+                    context.as_ptr(),
+                    signature.as_mut_ptr(),
+                    &raw mut length,
+                    message,
+                    message_length,
+                );
+                signature.truncate(length);
+                (signed == 1).then_some((signature, provider))
+            }
+        }
+
+        /// Whether it is the signature, and the provider that says so.
+        fn verify<T>(&self, key: &PKeyRef<T>, signature: &[u8]) -> (bool, String) {
+            let context = MdCtx::new().unwrap();
+            let mut pkey_context = ptr::null_mut();
+            // SAFETY: as above.
+            unsafe {
+                let begun = EVP_DigestVerifyInit_ex(
+                    context.as_ptr(),
+                    &raw mut pkey_context,
+                    self.hash.as_ptr(),
+                    ptr::null_mut(),
+                    self.query,
+                    key.as_ptr(),
+                    ptr::null(),
+                );
+                assert_eq!(begun, 1);
+                let provider = provider_name(EVP_PKEY_CTX_get0_provider(pkey_context));
+                let verified = ffi::EVP_DigestVerify(
+                    context.as_ptr(),
+                    signature.as_ptr(),
+                    signature.len(),
+                    self.message.as_ptr(),
+                    self.message.len(),
+                );
+                // Not that the caller finds the errors of this one.
+                let _ = ErrorStack::get();
+                (verified == 1, provider)
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn each_library_takes_the_signatures_of_the_other(
+            (curve, provider) in proptest::sample::select(&CURVES[..]),
+            hash in proptest::sample::select(&HASHES[..]),
+            message in proptest::collection::vec(any::<u8>(), 0..200),
+            flipped in any::<proptest::sample::Index>(),
+        ) {
+            let key = generate(curve);
+            let public = public(&key);
+            let preferred = Operation { hash, message: &message, query: ptr::null() };
+            let theirs = Operation { query: THEIRS.as_ptr(), ..preferred };
+            let (signature, signer) = preferred.sign(&key).unwrap();
+            prop_assert_eq!(&signer, provider);
+            prop_assert_eq!(theirs.verify(&public, &signature), (true, "default".to_owned()));
+            let (other, signer) = theirs.sign(&key).unwrap();
+            prop_assert_eq!(signer, "default");
+            prop_assert_eq!(preferred.verify(&public, &other), (true, provider.to_owned()));
+            // A private key is a public one too.
+            prop_assert_eq!(preferred.verify(&key, &other), (true, provider.to_owned()));
+
+            let changed = [&message[..], b"."].concat();
+            let changed = Operation { message: &changed, ..preferred };
+            prop_assert!(!changed.verify(&public, &signature).0);
+            prop_assert!(!preferred.verify(&generate(curve), &signature).0);
+            let mut broken = signature.clone();
+            broken[flipped.index(signature.len())] ^= 1;
+            prop_assert!(!preferred.verify(&public, &broken).0);
+            prop_assert!(!preferred.verify(&public, &signature[1..]).0);
+            prop_assert!(!preferred.verify(&public, &[]).0);
+        }
+    }
+
+    #[test]
+    fn messages_in_pieces_are_signed_as_a_whole() {
+        let key = generate(Nid::X9_62_PRIME256V1);
+        let mut signer = Signer::new(MessageDigest::sha384(), &key).unwrap();
+        let mut verifier = Verifier::new(MessageDigest::sha384(), &key).unwrap();
+        for piece in ["never", " ", "lose", " a byte", ""] {
+            signer.update(piece.as_bytes()).unwrap();
+            verifier.update(piece.as_bytes()).unwrap();
+        }
+        let signature = signer.sign_to_vec().unwrap();
+        assert!(verifier.verify(&signature).unwrap());
+        let whole = Operation { hash: c"SHA384", message: b"never lose a byte", query: THEIRS.as_ptr() };
+        assert!(whole.verify(&key, &signature).0);
+    }
+
+    #[test]
+    fn hashes_are_signed_as_they_are() {
+        for (curve, _) in CURVES {
+            let key = generate(curve);
+            // A hash longer than the curve's order is cut (FIPS 186-5 section 6.4.1).
+            for length in [20, 32, 48, 64] {
+                let hash = vec![0xa5; length];
+                let mut signature = Vec::new();
+                let mut context = PkeyCtx::new(&key).unwrap();
+                context.sign_init().unwrap();
+                context.sign_to_vec(&hash, &mut signature).unwrap();
+                let mut context = PkeyCtx::new(&public(&key)).unwrap();
+                context.verify_init().unwrap();
+                assert!(context.verify(&hash, &signature).unwrap());
+                assert!(!context.verify(&vec![0xa6; length], &signature).unwrap_or(false));
+            }
+        }
+    }
+
+    #[test]
+    fn public_keys_and_unknown_hashes_sign_nothing() {
+        let key = generate(Nid::X9_62_PRIME256V1);
+        let known = Operation { hash: c"SHA2-256", message: b"message", query: ptr::null() };
+        assert!(known.sign(&key).is_some());
+        assert!(Operation { hash: c"SM3", ..known }.sign(&key).is_none());
+        // SAFETY: no more than a change of what the type says about the key, which the functions find out for themselves.
+        let public = unsafe {
+            let public = public(&key);
+            let raw = public.as_ptr();
+            std::mem::forget(public);
+            PKey::<Private>::from_ptr(raw)
+        };
+        let operation = Operation { hash: c"SHA2-256", message: b"message", query: ptr::null() };
+        assert!(operation.sign(&public).is_none());
+    }
+
+    #[test]
+    fn certificates_say_how_they_were_signed() {
+        for (digest, expected) in [
+            (MessageDigest::sha256(), Nid::ECDSA_WITH_SHA256),
+            (MessageDigest::sha384(), Nid::ECDSA_WITH_SHA384),
+            (MessageDigest::sha512(), Nid::ECDSA_WITH_SHA512),
+        ] {
+            let key = generate(Nid::X9_62_PRIME256V1);
+            let mut builder = X509::builder().unwrap();
+            builder.set_pubkey(&key).unwrap();
+            builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+            builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+            builder.sign(&key, digest).unwrap();
+            let certificate = X509::from_der(&builder.build().to_der().unwrap()).unwrap();
+            assert_eq!(certificate.signature_algorithm().object().nid(), expected);
+            assert!(certificate.verify(&key).unwrap());
+            assert!(certificate.verify(&certificate.public_key().unwrap()).unwrap());
+            assert!(!certificate.verify(&generate(Nid::X9_62_PRIME256V1)).unwrap());
+        }
+    }
+}
+
 unsafe extern "C" {
     fn EVP_KEYMGMT_fetch(context: *mut ffi::OSSL_LIB_CTX, name: *const c_char, query: *const c_char) -> *mut c_void;
     fn EVP_KEYMGMT_get0_provider(management: *const c_void) -> *const c_void;
@@ -337,6 +703,43 @@ unsafe extern "C" {
         name: *const c_char,
         query: *const c_char,
     ) -> *mut ffi::EVP_PKEY_CTX;
+    fn EVP_DigestSignInit_ex(
+        context: *mut ffi::EVP_MD_CTX,
+        pkey_context: *mut *mut ffi::EVP_PKEY_CTX,
+        hash: *const c_char,
+        library: *mut ffi::OSSL_LIB_CTX,
+        query: *const c_char,
+        key: *mut ffi::EVP_PKEY,
+        params: *const ffi::OSSL_PARAM,
+    ) -> c_int;
+    fn EVP_DigestVerifyInit_ex(
+        context: *mut ffi::EVP_MD_CTX,
+        pkey_context: *mut *mut ffi::EVP_PKEY_CTX,
+        hash: *const c_char,
+        library: *mut ffi::OSSL_LIB_CTX,
+        query: *const c_char,
+        key: *mut ffi::EVP_PKEY,
+        params: *const ffi::OSSL_PARAM,
+    ) -> c_int;
+    fn EVP_PKEY_get1_encoded_public_key(key: *mut ffi::EVP_PKEY, share: *mut *mut u8) -> usize;
+    fn EVP_PKEY_set1_encoded_public_key(key: *mut ffi::EVP_PKEY, share: *const u8, length: usize) -> c_int;
+    fn EVP_PKEY_encapsulate_init(context: *mut ffi::EVP_PKEY_CTX, params: *const ffi::OSSL_PARAM) -> c_int;
+    fn EVP_PKEY_encapsulate(
+        context: *mut ffi::EVP_PKEY_CTX,
+        share: *mut u8,
+        share_length: *mut usize,
+        secret: *mut u8,
+        secret_length: *mut usize,
+    ) -> c_int;
+    fn EVP_PKEY_decapsulate_init(context: *mut ffi::EVP_PKEY_CTX, params: *const ffi::OSSL_PARAM) -> c_int;
+    fn EVP_PKEY_decapsulate(
+        context: *mut ffi::EVP_PKEY_CTX,
+        secret: *mut u8,
+        secret_length: *mut usize,
+        share: *const u8,
+        share_length: usize,
+    ) -> c_int;
+    fn EVP_PKEY_CTX_get0_provider(context: *const ffi::EVP_PKEY_CTX) -> *const c_void;
     fn EVP_PKEY_fromdata_init(context: *mut ffi::EVP_PKEY_CTX) -> c_int;
     fn EVP_PKEY_fromdata(
         context: *mut ffi::EVP_PKEY_CTX,

@@ -1,6 +1,6 @@
 //! The key schedule of TLS 1.3 (RFC 8446 section 7.1), as OpenSSL's `TLS13-KDF`.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::slice;
 
 use aws_lc_rs::error::Unspecified;
@@ -9,17 +9,18 @@ use openssl_sys::{
 };
 use zeroize::Zeroizing;
 
+use super::number::*;
 use super::param::{self, Descriptions, Params, Places, WrongType};
-use super::{Algorithm, Dispatch, OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING};
+use super::{Algorithm, Dispatch, object};
 use crate::sys::kdf::{Digest, Label, hkdf_expand_label, tls13_next_secret};
 
 pub(super) const KEY_DERIVATION: Algorithm =
     Algorithm::new(c"TLS13-KDF", &DERIVATION, c"key schedule of TLS 1.3 by AWS-LC");
 
 static DERIVATION: [Dispatch; 10] = [
-    Dispatch::new(OSSL_FUNC_KDF_NEWCTX, new as *const ()),
-    Dispatch::new(OSSL_FUNC_KDF_DUPCTX, duplicate as *const ()),
-    Dispatch::new(OSSL_FUNC_KDF_FREECTX, free as *const ()),
+    Dispatch::new(OSSL_FUNC_KDF_NEWCTX, object::new::<Context> as *const ()),
+    Dispatch::new(OSSL_FUNC_KDF_DUPCTX, object::duplicate::<Context> as *const ()),
+    Dispatch::new(OSSL_FUNC_KDF_FREECTX, object::free::<Context> as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_RESET, reset as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_DERIVE, derive as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_SETTABLE_CTX_PARAMS, settable as *const ()),
@@ -113,22 +114,6 @@ fn digest_of(name: &[u8]) -> Result<Digest, WrongType> {
 // For what follows: OpenSSL calls these functions with contexts that `new` or `duplicate` made (see the module above), and
 // with lists of parameters that are valid for the call.
 
-unsafe extern "C" fn new(_provider: *mut c_void) -> *mut Context {
-    Box::into_raw(Box::<Context>::default())
-}
-
-unsafe extern "C" fn duplicate(context: *const Context) -> *mut Context {
-    // SAFETY: one of ours.
-    Box::into_raw(Box::new(unsafe { &*context }.clone()))
-}
-
-unsafe extern "C" fn free(context: *mut Context) {
-    if !context.is_null() {
-        // SAFETY: made by `Box::into_raw`, and OpenSSL frees it once.
-        drop(unsafe { Box::from_raw(context) });
-    }
-}
-
 unsafe extern "C" fn reset(context: *mut Context) {
     // SAFETY: one of ours, which no other call uses.
     unsafe { *context = Context::default() };
@@ -181,24 +166,3 @@ unsafe extern "C" fn gettable(_context: *mut Context, _provider: *mut c_void) ->
         Descriptions::new([param::describe(SIZE, super::OSSL_PARAM_UNSIGNED_INTEGER), param::END]);
     GETTABLE.as_ptr()
 }
-
-// openssl/core_names.h.
-const MODE: &CStr = c"mode";
-const DIGEST: &CStr = c"digest";
-const KEY: &CStr = c"key";
-const SALT: &CStr = c"salt";
-const PREFIX: &CStr = c"prefix";
-const LABEL: &CStr = c"label";
-const DATA: &CStr = c"data";
-const SIZE: &CStr = c"size";
-
-// openssl/core_dispatch.h.
-const OSSL_FUNC_KDF_NEWCTX: c_int = 1;
-const OSSL_FUNC_KDF_DUPCTX: c_int = 2;
-const OSSL_FUNC_KDF_FREECTX: c_int = 3;
-const OSSL_FUNC_KDF_RESET: c_int = 4;
-const OSSL_FUNC_KDF_DERIVE: c_int = 5;
-const OSSL_FUNC_KDF_GETTABLE_CTX_PARAMS: c_int = 7;
-const OSSL_FUNC_KDF_SETTABLE_CTX_PARAMS: c_int = 8;
-const OSSL_FUNC_KDF_GET_CTX_PARAMS: c_int = 10;
-const OSSL_FUNC_KDF_SET_CTX_PARAMS: c_int = 11;

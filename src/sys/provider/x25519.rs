@@ -10,8 +10,9 @@ use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
 use aws_lc_rs::error::Unspecified;
 use openssl_sys::OSSL_PARAM;
 
+use super::number::*;
 use super::param::{self, Descriptions, Params, Places, WrongType};
-use super::{Algorithm, Dispatch, OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING};
+use super::{Algorithm, Dispatch, object};
 
 const NAMES: &CStr = c"X25519:1.3.101.110";
 const DESCRIPTION: &CStr = c"X25519 by AWS-LC";
@@ -20,14 +21,14 @@ pub(super) const KEY_MANAGEMENT: Algorithm = Algorithm::new(NAMES, &MANAGEMENT, 
 pub(super) const KEY_EXCHANGE: Algorithm = Algorithm::new(NAMES, &EXCHANGE, DESCRIPTION);
 
 static MANAGEMENT: [Dispatch; 20] = [
-    Dispatch::new(OSSL_FUNC_KEYMGMT_NEW, new as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_FREE, free as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_NEW, object::new::<Key> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_FREE, object::free::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_DUP, duplicate as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_INIT, generation as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, set_generation_params as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, settable_generation_params as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN, generate as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_CLEANUP, free_generation as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_CLEANUP, object::free::<Generation> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_HAS, has as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_VALIDATE, validate as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_MATCH, matches as *const ()),
@@ -43,9 +44,9 @@ static MANAGEMENT: [Dispatch; 20] = [
 ];
 
 static EXCHANGE: [Dispatch; 7] = [
-    Dispatch::new(OSSL_FUNC_KEYEXCH_NEWCTX, new_exchange as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYEXCH_FREECTX, free_exchange as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYEXCH_DUPCTX, duplicate_exchange as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYEXCH_NEWCTX, object::new::<Exchange> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYEXCH_FREECTX, object::free::<Exchange> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYEXCH_DUPCTX, object::duplicate::<Exchange> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYEXCH_INIT, set_own as *const ()),
     Dispatch::new(OSSL_FUNC_KEYEXCH_SET_PEER, set_peer as *const ()),
     Dispatch::new(OSSL_FUNC_KEYEXCH_DERIVE, derive as *const ()),
@@ -121,17 +122,6 @@ impl Exchange {
 // For what follows: OpenSSL calls these functions with what the table's own functions made (see the module above), and with
 // lists of parameters that are valid for the call.
 
-unsafe extern "C" fn new(_provider: *mut c_void) -> *mut Key {
-    Box::into_raw(Box::<Key>::default())
-}
-
-unsafe extern "C" fn free(key: *mut Key) {
-    if !key.is_null() {
-        // SAFETY: made by `Box::into_raw`, and OpenSSL frees it once.
-        drop(unsafe { Box::from_raw(key) });
-    }
-}
-
 unsafe extern "C" fn duplicate(key: *const Key, selection: c_int) -> *mut Key {
     // SAFETY: a key of ours.
     let mut copy = unsafe { &*key }.clone();
@@ -141,7 +131,7 @@ unsafe extern "C" fn duplicate(key: *const Key, selection: c_int) -> *mut Key {
     if selection & SELECT_PUBLIC_KEY == 0 {
         copy = Key::default();
     }
-    Box::into_raw(Box::new(copy))
+    object::into_raw(copy)
 }
 
 unsafe extern "C" fn generation(
@@ -152,7 +142,7 @@ unsafe extern "C" fn generation(
     let mut generation = Generation { selection };
     // SAFETY: it is one, and such a list.
     if unsafe { set_generation_params(&raw mut generation, params) } == 1 {
-        Box::into_raw(Box::new(generation))
+        object::into_raw(generation)
     } else {
         ptr::null_mut()
     }
@@ -176,14 +166,7 @@ unsafe extern "C" fn generate(generation: *mut Generation, _progress: *const c_v
     // SAFETY: one of ours.
     let selection = unsafe { &*generation }.selection;
     let key = if selection & SELECT_KEY_PAIR == 0 { Some(Key::default()) } else { Key::generate() };
-    key.map_or(ptr::null_mut(), |key| Box::into_raw(Box::new(key)))
-}
-
-unsafe extern "C" fn free_generation(generation: *mut Generation) {
-    if !generation.is_null() {
-        // SAFETY: made by `Box::into_raw`, and OpenSSL frees it once.
-        drop(unsafe { Box::from_raw(generation) });
-    }
+    key.map_or(ptr::null_mut(), object::into_raw)
 }
 
 unsafe extern "C" fn has(key: *const Key, selection: c_int) -> c_int {
@@ -301,22 +284,6 @@ unsafe extern "C" fn portable_params(selection: c_int) -> *const OSSL_PARAM {
     if selection & SELECT_KEY_PAIR == 0 { ptr::null() } else { PORTABLE.as_ptr() }
 }
 
-unsafe extern "C" fn new_exchange(_provider: *mut c_void) -> *mut Exchange {
-    Box::into_raw(Box::<Exchange>::default())
-}
-
-unsafe extern "C" fn free_exchange(exchange: *mut Exchange) {
-    if !exchange.is_null() {
-        // SAFETY: made by `Box::into_raw`, and OpenSSL frees it once.
-        drop(unsafe { Box::from_raw(exchange) });
-    }
-}
-
-unsafe extern "C" fn duplicate_exchange(exchange: *const Exchange) -> *mut Exchange {
-    // SAFETY: one of ours.
-    Box::into_raw(Box::new(unsafe { &*exchange }.clone()))
-}
-
 unsafe extern "C" fn set_own(exchange: *mut Exchange, key: *const Key, _params: *const OSSL_PARAM) -> c_int {
     // SAFETY: ours, and no other call uses the exchange.
     let (exchange, key) = unsafe { (&mut *exchange, &*key) };
@@ -351,44 +318,3 @@ unsafe extern "C" fn derive(exchange: *const Exchange, secret: *mut c_char, leng
 
 /// Bytes of a key of either kind, and of a secret.
 const KEY_LEN: usize = 32;
-
-// openssl/core_names.h.
-const PUBLIC: &CStr = c"pub";
-const PRIVATE: &CStr = c"priv";
-const ENCODED_PUBLIC: &CStr = c"encoded-pub-key";
-const GROUP: &CStr = c"group";
-const KEYING_MATERIAL: &CStr = c"dhkem-ikm";
-const BITS: &CStr = c"bits";
-const SECURITY_BITS: &CStr = c"security-bits";
-const SECURITY_CATEGORY: &CStr = c"security-category";
-const MAX_SIZE: &CStr = c"max-size";
-
-// openssl/core_dispatch.h.
-const SELECT_PRIVATE_KEY: c_int = 1;
-const SELECT_PUBLIC_KEY: c_int = 2;
-const SELECT_KEY_PAIR: c_int = SELECT_PRIVATE_KEY | SELECT_PUBLIC_KEY;
-const OSSL_FUNC_KEYMGMT_NEW: c_int = 1;
-const OSSL_FUNC_KEYMGMT_GEN_INIT: c_int = 2;
-const OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS: c_int = 4;
-const OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS: c_int = 5;
-const OSSL_FUNC_KEYMGMT_GEN: c_int = 6;
-const OSSL_FUNC_KEYMGMT_GEN_CLEANUP: c_int = 7;
-const OSSL_FUNC_KEYMGMT_FREE: c_int = 10;
-const OSSL_FUNC_KEYMGMT_GET_PARAMS: c_int = 11;
-const OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS: c_int = 12;
-const OSSL_FUNC_KEYMGMT_SET_PARAMS: c_int = 13;
-const OSSL_FUNC_KEYMGMT_SETTABLE_PARAMS: c_int = 14;
-const OSSL_FUNC_KEYMGMT_HAS: c_int = 21;
-const OSSL_FUNC_KEYMGMT_VALIDATE: c_int = 22;
-const OSSL_FUNC_KEYMGMT_MATCH: c_int = 23;
-const OSSL_FUNC_KEYMGMT_IMPORT: c_int = 40;
-const OSSL_FUNC_KEYMGMT_IMPORT_TYPES: c_int = 41;
-const OSSL_FUNC_KEYMGMT_EXPORT: c_int = 42;
-const OSSL_FUNC_KEYMGMT_EXPORT_TYPES: c_int = 43;
-const OSSL_FUNC_KEYMGMT_DUP: c_int = 44;
-const OSSL_FUNC_KEYEXCH_NEWCTX: c_int = 1;
-const OSSL_FUNC_KEYEXCH_INIT: c_int = 2;
-const OSSL_FUNC_KEYEXCH_DERIVE: c_int = 3;
-const OSSL_FUNC_KEYEXCH_SET_PEER: c_int = 4;
-const OSSL_FUNC_KEYEXCH_FREECTX: c_int = 5;
-const OSSL_FUNC_KEYEXCH_DUPCTX: c_int = 6;
