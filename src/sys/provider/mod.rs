@@ -1,6 +1,6 @@
 //! An OpenSSL provider whose algorithms are AWS-LC's: what a handshake spends most on is faster there.
 //!
-//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedule of TLS 1.3 ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays
+//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedules of TLS 1.2 and 1.3 ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays
 //! with OpenSSL's default provider. The interface is that of provider(7) and of the `provider-*` pages beside it; which
 //! functions there are, and their numbers, is in `openssl/core_dispatch.h`.
 //!
@@ -12,6 +12,7 @@ mod number;
 mod object;
 mod param;
 mod tls13_kdf;
+mod tls1_prf;
 mod x25519;
 mod x25519_mlkem768;
 
@@ -113,7 +114,7 @@ static KEY_MANAGEMENT: [Algorithm; 4] =
 static KEY_EXCHANGE: [Algorithm; 2] = [x25519::KEY_EXCHANGE, Algorithm::END];
 static KEY_ENCAPSULATION: [Algorithm; 2] = [x25519_mlkem768::KEY_ENCAPSULATION, Algorithm::END];
 static SIGNATURE: [Algorithm; 2] = [ecdsa::SIGNATURE, Algorithm::END];
-static KEY_DERIVATION: [Algorithm; 2] = [tls13_kdf::KEY_DERIVATION, Algorithm::END];
+static KEY_DERIVATION: [Algorithm; 3] = [tls13_kdf::KEY_DERIVATION, tls1_prf::KEY_DERIVATION, Algorithm::END];
 
 static PROVIDER: [Dispatch; 2] = [Dispatch::new(OSSL_FUNC_PROVIDER_QUERY_OPERATION, query as *const ()), Dispatch::END];
 

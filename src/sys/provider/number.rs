@@ -104,4 +104,6 @@ pub(super) const PUBLIC: &CStr = c"pub";
 pub(super) const SALT: &CStr = c"salt";
 pub(super) const SECURITY_BITS: &CStr = c"security-bits";
 pub(super) const SECURITY_CATEGORY: &CStr = c"security-category";
+pub(super) const SECRET: &CStr = c"secret";
+pub(super) const SEED: &CStr = c"seed";
 pub(super) const SIZE: &CStr = c"size";

@@ -17,6 +17,13 @@ pub(super) unsafe extern "C" fn free<T>(object: *mut T) {
 }
 
 /// # Safety
+/// An object that a function of this module handed out and that nobody else uses.
+pub(super) unsafe extern "C" fn reset<T: Default>(object: *mut T) {
+    // SAFETY: as the caller says.
+    unsafe { *object = T::default() };
+}
+
+/// # Safety
 /// An object that a function of this module handed out and that is not being changed.
 pub(super) unsafe extern "C" fn duplicate<T: Clone>(object: *const T) -> *mut T {
     // SAFETY: as the caller says.

@@ -27,9 +27,15 @@ impl<'a> Params<'a> {
         Self(unsafe { slice::from_raw_parts(first, length) })
     }
 
-    fn find(self, name: &CStr) -> Option<&'a OSSL_PARAM> {
+    /// The values and their names, in order; a name may come again.
+    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], Value<'a>)> {
         // SAFETY: the name of an entry is a string (`new`).
-        self.0.iter().find(|param| unsafe { CStr::from_ptr(param.key) } == name)
+        self.0.iter().map(|param| (unsafe { CStr::from_ptr(param.key) }.to_bytes(), Value(param)))
+    }
+
+    /// The first value of that name.
+    pub(super) fn get(self, name: &CStr) -> Option<Value<'a>> {
+        self.iter().find(|(known, _)| *known == name.to_bytes()).map(|(_, value)| value)
     }
 
     /// The bytes of that name.
@@ -37,7 +43,7 @@ impl<'a> Params<'a> {
     /// # Errors
     /// When the value is of another type.
     pub(super) fn octets(self, name: &CStr) -> Result<Option<&'a [u8]>, WrongType> {
-        self.find(name).map(|param| bytes_of(param, OSSL_PARAM_OCTET_STRING)).transpose()
+        self.get(name).map(Value::octets).transpose()
     }
 
     /// The text of that name, without an end.
@@ -45,9 +51,7 @@ impl<'a> Params<'a> {
     /// # Errors
     /// When the value is of another type.
     pub(super) fn text(self, name: &CStr) -> Result<Option<&'a [u8]>, WrongType> {
-        let text = self.find(name).map(|param| bytes_of(param, OSSL_PARAM_UTF8_STRING)).transpose()?;
-        // The size may count the end in.
-        Ok(text.map(|text| text.split(|byte| *byte == 0).next().unwrap_or_default()))
+        self.get(name).map(Value::text).transpose()
     }
 
     /// The number of that name, in the byte order of the machine.
@@ -55,33 +59,53 @@ impl<'a> Params<'a> {
     /// # Errors
     /// When the value is of another type.
     pub(super) fn number(self, name: &CStr) -> Result<Option<&'a [u8]>, WrongType> {
-        self.find(name).map(|param| bytes_of(param, OSSL_PARAM_UNSIGNED_INTEGER)).transpose()
+        self.get(name).map(|value| value.bytes(OSSL_PARAM_UNSIGNED_INTEGER)).transpose()
+    }
+}
+
+/// A value that OpenSSL hands in.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'a>(&'a OSSL_PARAM);
+
+impl<'a> Value<'a> {
+    /// # Errors
+    /// When it is not bytes.
+    pub(super) fn octets(self) -> Result<&'a [u8], WrongType> {
+        self.bytes(OSSL_PARAM_OCTET_STRING)
     }
 
-    /// The number of that name, where it is an `int`.
+    /// Without an end.
     ///
     /// # Errors
-    /// When the value is of another type, or not the size of an `int`.
-    pub(super) fn int(self, name: &CStr) -> Result<Option<c_int>, WrongType> {
-        let number = self.find(name).map(|param| bytes_of(param, OSSL_PARAM_INTEGER)).transpose()?;
-        number.map(|bytes| bytes.try_into().map(c_int::from_ne_bytes).map_err(|_| WrongType)).transpose()
+    /// When it is not text.
+    pub(super) fn text(self) -> Result<&'a [u8], WrongType> {
+        // The size may count the end in.
+        self.bytes(OSSL_PARAM_UTF8_STRING).map(|text| text.split(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    /// # Errors
+    /// When it is not a number, or not the size of an `int`.
+    pub(super) fn int(self) -> Result<c_int, WrongType> {
+        let number = self.bytes(OSSL_PARAM_INTEGER)?;
+        number.try_into().map(c_int::from_ne_bytes).map_err(|_| WrongType)
+    }
+
+    fn bytes(self, data_type: c_uint) -> Result<&'a [u8], WrongType> {
+        let Self(param) = self;
+        if param.data_type != data_type {
+            return Err(WrongType);
+        }
+        if param.data.is_null() {
+            return Ok(&[]);
+        }
+        // SAFETY: the value points to as many bytes (`Params::new`).
+        Ok(unsafe { slice::from_raw_parts(param.data.cast(), param.data_size) })
     }
 }
 
 /// A value is not of the type that its name asks for.
 #[derive(Debug)]
 pub(super) struct WrongType;
-
-fn bytes_of(param: &OSSL_PARAM, data_type: c_uint) -> Result<&[u8], WrongType> {
-    if param.data_type != data_type {
-        return Err(WrongType);
-    }
-    if param.data.is_null() {
-        return Ok(&[]);
-    }
-    // SAFETY: the value points to as many bytes (`Params::new`).
-    Ok(unsafe { slice::from_raw_parts(param.data.cast(), param.data_size) })
-}
 
 /// A list of places that OpenSSL wants filled, ended by one without a name.
 pub(super) struct Places<'a>(&'a mut [OSSL_PARAM]);
@@ -167,6 +191,20 @@ pub(super) const fn octets(name: &'static CStr, value: &[u8]) -> OSSL_PARAM {
         data: value.as_ptr().cast_mut().cast(),
         data_size: value.len(),
         return_size: OSSL_PARAM_UNMODIFIED,
+    }
+}
+
+#[cfg(test)]
+pub(super) const fn text(name: &'static CStr, value: &CStr) -> OSSL_PARAM {
+    OSSL_PARAM { data_type: OSSL_PARAM_UTF8_STRING, ..octets(name, value.to_bytes()) }
+}
+
+#[cfg(test)]
+pub(super) const fn int(name: &'static CStr, value: &c_int) -> OSSL_PARAM {
+    OSSL_PARAM {
+        data: ptr::from_ref(value).cast_mut().cast(),
+        data_size: size_of::<c_int>(),
+        ..describe(name, OSSL_PARAM_INTEGER)
     }
 }
 

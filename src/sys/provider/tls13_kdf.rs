@@ -21,7 +21,7 @@ static DERIVATION: [Dispatch; 10] = [
     Dispatch::new(OSSL_FUNC_KDF_NEWCTX, object::new::<Context> as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_DUPCTX, object::duplicate::<Context> as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_FREECTX, object::free::<Context> as *const ()),
-    Dispatch::new(OSSL_FUNC_KDF_RESET, reset as *const ()),
+    Dispatch::new(OSSL_FUNC_KDF_RESET, object::reset::<Context> as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_DERIVE, derive as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_SETTABLE_CTX_PARAMS, settable as *const ()),
     Dispatch::new(OSSL_FUNC_KDF_SET_CTX_PARAMS, set as *const ()),
@@ -60,16 +60,29 @@ impl Context {
 
     /// What `params` say, and what was told before of that which they do not say.
     fn inputs<'a>(&'a self, params: Params<'a>) -> Result<Inputs<'a>, WrongType> {
-        let digest = params.text(DIGEST)?.map(digest_of).transpose()?;
-        Ok(Inputs {
-            mode: params.int(MODE)?.or(self.mode),
-            digest: digest.or(self.digest),
-            key: params.octets(KEY)?.or(self.key.as_ref().map(|key| key.as_slice())),
-            salt: params.octets(SALT)?.or(self.salt.as_ref().map(|salt| salt.as_slice())),
-            prefix: params.octets(PREFIX)?.or(self.prefix.as_deref()),
-            label: params.octets(LABEL)?.or(self.label.as_deref()),
-            data: params.octets(DATA)?.or(self.data.as_deref()),
-        })
+        let mut inputs = Inputs {
+            mode: self.mode,
+            digest: self.digest,
+            key: self.key.as_ref().map(|key| key.as_slice()),
+            salt: self.salt.as_ref().map(|salt| salt.as_slice()),
+            prefix: self.prefix.as_deref(),
+            label: self.label.as_deref(),
+            data: self.data.as_deref(),
+        };
+        for (name, value) in params.iter() {
+            // openssl/core_names.h.
+            match name {
+                b"mode" => inputs.mode = Some(value.int()?),
+                b"digest" => inputs.digest = Some(digest_of(value.text()?)?),
+                b"key" => inputs.key = Some(value.octets()?),
+                b"salt" => inputs.salt = Some(value.octets()?),
+                b"prefix" => inputs.prefix = Some(value.octets()?),
+                b"label" => inputs.label = Some(value.octets()?),
+                b"data" => inputs.data = Some(value.octets()?),
+                _ => {}
+            }
+        }
+        Ok(inputs)
     }
 }
 
@@ -99,8 +112,8 @@ impl Inputs<'_> {
     }
 }
 
-/// The hashes of TLS 1.3's suites, by any of the names that OpenSSL has for them.
-fn digest_of(name: &[u8]) -> Result<Digest, WrongType> {
+/// The hashes of the suites of TLS 1.3 and of AEADs in TLS 1.2, by any of the names that OpenSSL has for them.
+pub(super) fn digest_of(name: &[u8]) -> Result<Digest, WrongType> {
     let is_any = |names: [&str; 3]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
     if is_any(["SHA2-256", "SHA256", "SHA-256"]) {
         Ok(Digest::Sha256)
@@ -113,11 +126,6 @@ fn digest_of(name: &[u8]) -> Result<Digest, WrongType> {
 
 // For what follows: OpenSSL calls these functions with contexts that `new` or `duplicate` made (see the module above), and
 // with lists of parameters that are valid for the call.
-
-unsafe extern "C" fn reset(context: *mut Context) {
-    // SAFETY: one of ours, which no other call uses.
-    unsafe { *context = Context::default() };
-}
 
 unsafe extern "C" fn derive(context: *mut Context, out: *mut u8, length: usize, params: *const OSSL_PARAM) -> c_int {
     if out.is_null() || length == 0 {
@@ -163,6 +171,6 @@ unsafe extern "C" fn get(context: *mut Context, params: *mut OSSL_PARAM) -> c_in
 
 unsafe extern "C" fn gettable(_context: *mut Context, _provider: *mut c_void) -> *const OSSL_PARAM {
     static GETTABLE: Descriptions<2> =
-        Descriptions::new([param::describe(SIZE, super::OSSL_PARAM_UNSIGNED_INTEGER), param::END]);
+        Descriptions::new([param::describe(SIZE, OSSL_PARAM_UNSIGNED_INTEGER), param::END]);
     GETTABLE.as_ptr()
 }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
 
 mod ecdsa;
+mod kdf;
 mod tls13_kdf;
+mod tls1_prf;
 mod x25519;
 mod x25519_mlkem768;
 
@@ -16,7 +18,6 @@ use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl_sys as ffi;
 use proptest::prelude::*;
 
-use super::number::{OSSL_PARAM_INTEGER, OSSL_PARAM_OCTET_STRING, OSSL_PARAM_UTF8_STRING};
 use super::{install, param};
 
 const OURS: &CStr = c"provider=sluice";

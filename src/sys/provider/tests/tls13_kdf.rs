@@ -1,5 +1,6 @@
-//! The key schedule against OpenSSL's.
+//! The key schedule of TLS 1.3 against OpenSSL's.
 
+use super::kdf::{derive, refuses_wrong_types};
 use super::*;
 
 /// What a derivation is asked for.
@@ -19,20 +20,8 @@ impl Request {
     fn derive(&self, provider: &CStr, beforehand: bool) -> Option<Vec<u8>> {
         install().unwrap();
         let mut params = vec![
-            ffi::OSSL_PARAM {
-                key: c"mode".as_ptr(),
-                data_type: OSSL_PARAM_INTEGER,
-                data: (&raw const self.mode).cast_mut().cast(),
-                data_size: size_of::<c_int>(),
-                return_size: 0,
-            },
-            ffi::OSSL_PARAM {
-                key: c"digest".as_ptr(),
-                data_type: OSSL_PARAM_UTF8_STRING,
-                data: self.digest.as_ptr().cast_mut().cast(),
-                data_size: self.digest.count_bytes(),
-                return_size: 0,
-            },
+            param::int(c"mode", &self.mode),
+            param::text(c"digest", self.digest),
             param::octets(c"prefix", b"tls13 "),
             param::octets(c"label", &self.label),
         ];
@@ -40,35 +29,7 @@ impl Request {
         params.extend(self.salt.as_ref().map(|salt| param::octets(c"salt", salt)));
         params.extend(self.data.as_ref().map(|data| param::octets(c"data", data)));
         params.push(param::END);
-        let mut out = vec![0; self.length];
-        // SAFETY: the names end with NUL, the list with its end; what is fetched and made is freed.
-        unsafe {
-            let kdf = ffi::EVP_KDF_fetch(ptr::null_mut(), c"TLS13-KDF".as_ptr(), provider.as_ptr());
-            assert!(!kdf.is_null());
-            let mut context = ffi::EVP_KDF_CTX_new(kdf);
-            ffi::EVP_KDF_free(kdf);
-            let now = if beforehand {
-                let set = EVP_KDF_CTX_set_params(context, params.as_ptr());
-                let copy = EVP_KDF_CTX_dup(context);
-                ffi::EVP_KDF_CTX_free(context);
-                context = copy;
-                if set != 1 {
-                    ffi::EVP_KDF_CTX_free(context);
-                    return None;
-                }
-                ptr::null()
-            } else {
-                params.as_ptr()
-            };
-            let derived = ffi::EVP_KDF_derive(context, out.as_mut_ptr(), out.len(), now);
-            if derived == 1 {
-                EVP_KDF_CTX_reset(context);
-                let again = ffi::EVP_KDF_derive(context, out.clone().as_mut_ptr(), out.len(), ptr::null());
-                assert_ne!(again, 1, "a context that was reset knows nothing");
-            }
-            ffi::EVP_KDF_CTX_free(context);
-            (derived == 1).then_some(out)
-        }
+        derive(c"TLS13-KDF", provider, &params, beforehand, self.length)
     }
 }
 
@@ -146,27 +107,6 @@ fn what_makes_no_sense_is_refused() {
 
 #[test]
 fn parameters_of_a_wrong_type_are_refused() {
-    install().unwrap();
-    for name in [c"mode", c"digest", c"key", c"salt", c"prefix", c"label", c"data"] {
-        let wrong = if name == c"digest" { OSSL_PARAM_OCTET_STRING } else { OSSL_PARAM_UTF8_STRING };
-        let mut value = *b"SHA2-256\0";
-        let params = [
-            ffi::OSSL_PARAM {
-                key: name.as_ptr(),
-                data_type: wrong,
-                data: value.as_mut_ptr().cast(),
-                data_size: 8,
-                return_size: 0,
-            },
-            param::END,
-        ];
-        // SAFETY: as above.
-        unsafe {
-            let kdf = ffi::EVP_KDF_fetch(ptr::null_mut(), c"TLS13-KDF".as_ptr(), OURS.as_ptr());
-            let context = ffi::EVP_KDF_CTX_new(kdf);
-            ffi::EVP_KDF_free(kdf);
-            assert_ne!(EVP_KDF_CTX_set_params(context, params.as_ptr()), 1, "{name:?}");
-            ffi::EVP_KDF_CTX_free(context);
-        }
-    }
+    let names = [c"mode", c"digest", c"key", c"salt", c"prefix", c"label", c"data"];
+    refuses_wrong_types(c"TLS13-KDF", &names);
 }
