@@ -93,6 +93,9 @@ pub fn tls13_next_secret(
     derived: Label<'_>,
     out: &mut [u8],
 ) -> Result<(), Unspecified> {
+    if out.len() != digest.output_len() {
+        return Err(Unspecified);
+    }
     let zeros = &[0; DIGEST_LEN_MAX][..digest.output_len()];
     let mut salt = Zeroizing::new([0; DIGEST_LEN_MAX]);
     let salt = &mut salt[..digest.output_len()];
@@ -101,12 +104,7 @@ pub fn tls13_next_secret(
         hkdf_expand_label(digest, previous, Label { context: nothing.as_ref(), ..derived }, salt)?;
     }
     // RFC 5869 section 2.2: an extraction is one HMAC, keyed by the salt.
-    let secret = hmac::sign(&hmac::Key::new(digest.hmac(), salt), input.unwrap_or(zeros));
-    if out.len() != secret.as_ref().len() {
-        return Err(Unspecified);
-    }
-    out.copy_from_slice(secret.as_ref());
-    Ok(())
+    hmac::sign_to_buffer(&hmac::Key::new(digest.hmac(), salt), input.unwrap_or(zeros), out).map(drop)
 }
 
 /// Fills `out` with PRF(`secret`, `seed`) of TLS 1.2 (RFC 5246 section 5); `seed` starts with the label.

@@ -31,7 +31,7 @@ static MANAGEMENT: [Dispatch; 6] = [
     Dispatch::END,
 ];
 
-static SIGNING: [Dispatch; 18] = [
+static SIGNING: [Dispatch; 20] = [
     Dispatch::new(OSSL_FUNC_SIGNATURE_NEWCTX, new as *const ()),
     Dispatch::new(OSSL_FUNC_SIGNATURE_FREECTX, object::free::<Context> as *const ()),
     Dispatch::new(OSSL_FUNC_SIGNATURE_DUPCTX, object::duplicate::<Context> as *const ()),
@@ -49,6 +49,8 @@ static SIGNING: [Dispatch; 18] = [
     Dispatch::new(OSSL_FUNC_SIGNATURE_DIGEST_VERIFY, verify_message as *const ()),
     Dispatch::new(OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS, params as *const ()),
     Dispatch::new(OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS, gettable as *const ()),
+    Dispatch::new(OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS, set_params as *const ()),
+    Dispatch::new(OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS, settable as *const ()),
     Dispatch::END,
 ];
 
@@ -191,8 +193,8 @@ static HASHES: [Hash; 8] = [
 ];
 
 impl Hash {
-    fn of(name: &CStr) -> Option<&'static Self> {
-        let is_it = |known: &&CStr| known.to_bytes().eq_ignore_ascii_case(name.to_bytes());
+    fn of(name: &[u8]) -> Option<&'static Self> {
+        let is_it = |known: &&CStr| known.to_bytes().eq_ignore_ascii_case(name);
         HASHES.iter().find(|hash| hash.names.iter().any(is_it))
     }
 }
@@ -201,22 +203,63 @@ impl Hash {
 #[derive(Clone, Default)]
 struct Context {
     key: Option<Arc<EcKey>>,
+    /// What messages are hashed with; of hashes that the caller made, what they were made with, where that was told.
     hash: Option<&'static Hash>,
+    /// Whether messages are hashed here.
+    takes_messages: bool,
     hashing: Option<digest::Context>,
 }
 
 impl Context {
-    /// What [`update`] was told, hashed; the context is then as at the beginning.
-    fn finish(&mut self) -> Option<digest::Digest> {
-        let hash = self.hash?;
-        Some(self.hashing.take().unwrap_or_else(|| digest::Context::new(hash.algorithm)).finish())
+    /// A new signature, of messages that are hashed with `hash` or of hashes that come from elsewhere; without a key, with
+    /// that of before.
+    fn begin(&mut self, key: Option<&Key>, hash: Option<&'static Hash>, params: Params<'_>) -> c_int {
+        let key = key.cloned().unwrap_or_else(|| self.key.take());
+        *self = Self { key, hash, takes_messages: hash.is_some(), hashing: None };
+        c_int::from(self.key.is_some() && self.set(params))
+    }
+
+    /// Takes what may be set, and passes over what means nothing here.
+    fn set(&mut self, params: Params<'_>) -> bool {
+        params.iter().all(|(name, value)| match name {
+            // openssl/core_names.h.
+            b"digest" => {
+                let hash = value.text().ok().and_then(Hash::of);
+                let may_be = !self.takes_messages || hash.map(|hash| hash.names) == self.hash.map(|hash| hash.names);
+                self.hash = if may_be { hash } else { self.hash };
+                may_be && hash.is_some()
+            }
+            // Nonces that are derived from the message (RFC 6979) are not ours.
+            b"nonce-type" => value.number().is_ok_and(|kind| kind.iter().all(|byte| *byte == 0)),
+            _ => true,
+        })
+    }
+
+    /// A hash that is made piece by piece.
+    fn hashing(&mut self) -> Option<&mut digest::Context> {
+        let algorithm = self.hash?.algorithm;
+        Some(self.hashing.get_or_insert_with(|| digest::Context::new(algorithm)))
+    }
+
+    /// What was hashed piece by piece, and `message` behind it; the context is then as at the beginning.
+    fn finish(&mut self, message: &[u8]) -> Option<digest::Digest> {
+        if self.hashing.is_none() {
+            return Some(digest::digest(self.hash?.algorithm, message));
+        }
+        self.hashing()?.update(message);
+        Some(self.hashing.take()?.finish())
+    }
+
+    /// Whether a hash that the caller made may be one of this length.
+    fn takes_hash(&self, hash: &[u8]) -> bool {
+        self.hash.is_none_or(|known| known.algorithm.output_len() == hash.len())
     }
 
     /// Signs a hash, or says how long a signature may be where there is no place for one.
     ///
     /// # Safety
     /// `signature` is null or has `room` bytes; `length` is valid.
-    unsafe fn sign<H: AsRef<[u8]>>(&self, hash: impl FnOnce() -> Option<H>, place: Place) -> c_int {
+    unsafe fn sign(&self, hash: Option<&[u8]>, place: Place) -> c_int {
         let Some(key) = &self.key else { return 0 };
         let length_max = key.signature_len_max();
         // SAFETY: the place for the length is valid.
@@ -224,9 +267,9 @@ impl Context {
         if place.signature.is_null() {
             return 1;
         }
-        let Some(hash) = hash().filter(|_| place.room >= length_max) else { return 0 };
+        let Some(hash) = hash.filter(|_| place.room >= length_max) else { return 0 };
         // SAFETY: there is room for the longest.
-        unsafe { key.sign(hash.as_ref(), place.signature) }.map_or(0, |length| {
+        unsafe { key.sign(hash, place.signature) }.map_or(0, |length| {
             // SAFETY: as above.
             unsafe { *place.length = length };
             1
@@ -280,8 +323,8 @@ unsafe extern "C" fn new(_provider: *mut c_void, _query: *const c_char) -> *mut 
 
 /// A hash that the caller has is to be signed, or is what was signed.
 unsafe extern "C" fn begin(context: *mut Context, key: *const Key, params: *const OSSL_PARAM) -> c_int {
-    // SAFETY: ours, and no other call uses the context; a null name is allowed.
-    unsafe { begin_hashing(context, ptr::null(), key, params) }
+    // SAFETY: ours, and no other call uses the context; such a list.
+    unsafe { (*context).begin(key.as_ref(), None, Params::new(params)) }
 }
 
 /// Without a name, the hash is SHA-256, as with OpenSSL's own. A null key means that of before.
@@ -292,37 +335,24 @@ unsafe extern "C" fn begin_hashing(
     params: *const OSSL_PARAM,
 ) -> c_int {
     // SAFETY: ours, and no other call uses the context; the name is null or ends with NUL; such a list.
-    let (context, key, name, params) = unsafe {
+    unsafe {
         let name = if name.is_null() { c"SHA2-256" } else { CStr::from_ptr(name) };
-        (&mut *context, key.as_ref(), name, Params::new(params))
-    };
-    // Nonces that are derived from the message (RFC 6979) are not ours.
-    let is_random =
-        params.number(NONCE_TYPE).is_ok_and(|kind| kind.is_none_or(|kind| kind.iter().all(|byte| *byte == 0)));
-    let key = key.cloned().unwrap_or_else(|| context.key.take());
-    *context = Context { key, hash: Hash::of(name), hashing: None };
-    c_int::from(is_random && context.key.is_some() && context.hash.is_some())
+        Hash::of(name.to_bytes()).map_or(0, |hash| (*context).begin(key.as_ref(), Some(hash), Params::new(params)))
+    }
 }
 
 unsafe extern "C" fn update(context: *mut Context, data: *const u8, length: usize) -> c_int {
-    // SAFETY: one of ours that no other call uses.
-    let context = unsafe { &mut *context };
-    let Some(hash) = context.hash else { return 0 };
-    if length > 0 {
-        // SAFETY: so many bytes are there.
-        let data = unsafe { slice::from_raw_parts(data, length) };
-        context.hashing.get_or_insert_with(|| digest::Context::new(hash.algorithm)).update(data);
-    }
-    1
+    // SAFETY: one of ours that no other call uses; so many bytes are there.
+    let (context, data) = unsafe { (&mut *context, bytes(data, length)) };
+    context.hashing().map_or(0, |hashing| {
+        hashing.update(data);
+        1
+    })
 }
 
 unsafe extern "C" fn sign_hashed(context: *mut Context, signature: *mut u8, length: *mut usize, room: usize) -> c_int {
-    // SAFETY: one of ours that no other call uses.
-    let context = unsafe { &mut *context };
-    // To be asked for the length is not yet the end.
-    let hash = if signature.is_null() { None } else { context.finish() };
-    // SAFETY: the places are valid.
-    unsafe { context.sign(|| hash, Place { signature, length, room }) }
+    // SAFETY: as below.
+    unsafe { sign_message(context, signature, length, room, ptr::null(), 0) }
 }
 
 unsafe extern "C" fn sign_message(
@@ -333,11 +363,12 @@ unsafe extern "C" fn sign_message(
     message: *const u8,
     message_length: usize,
 ) -> c_int {
-    // SAFETY: one of ours; the places and the message are valid.
-    unsafe {
-        let hash = || Some(digest::digest((*context).hash?.algorithm, bytes(message, message_length)));
-        (*context).sign(hash, Place { signature, length, room })
-    }
+    // SAFETY: one of ours that no other call uses; the message is valid.
+    let (context, message) = unsafe { (&mut *context, bytes(message, message_length)) };
+    // To be asked for the length is not yet the end.
+    let hash = if signature.is_null() { None } else { context.finish(message) };
+    // SAFETY: the places are valid.
+    unsafe { context.sign(hash.as_ref().map(AsRef::as_ref), Place { signature, length, room }) }
 }
 
 unsafe extern "C" fn sign(
@@ -348,14 +379,16 @@ unsafe extern "C" fn sign(
     hash: *const u8,
     hash_length: usize,
 ) -> c_int {
-    // SAFETY: one of ours; the places and the hash are valid.
-    unsafe { (*context).sign(|| Some(bytes(hash, hash_length)), Place { signature, length, room }) }
+    // SAFETY: one of ours; the hash is valid.
+    let (context, hash) = unsafe { (&*context, bytes(hash, hash_length)) };
+    let hash = Some(hash).filter(|hash| context.takes_hash(hash));
+    // SAFETY: the places are valid.
+    unsafe { context.sign(hash, Place { signature, length, room }) }
 }
 
 unsafe extern "C" fn verify_hashed(context: *mut Context, signature: *const u8, length: usize) -> c_int {
-    // SAFETY: one of ours that no other call uses; the signature is valid.
-    let (context, signature) = unsafe { (&mut *context, bytes(signature, length)) };
-    context.finish().map_or(0, |hash| context.verify(hash.as_ref(), signature))
+    // SAFETY: as below.
+    unsafe { verify_message(context, signature, length, ptr::null(), 0) }
 }
 
 unsafe extern "C" fn verify_message(
@@ -365,11 +398,10 @@ unsafe extern "C" fn verify_message(
     message: *const u8,
     message_length: usize,
 ) -> c_int {
-    // SAFETY: one of ours; signature and message are valid.
+    // SAFETY: one of ours that no other call uses; signature and message are valid.
     let (context, signature, message) =
-        unsafe { (&*context, bytes(signature, length), bytes(message, message_length)) };
-    let hash = context.hash.map(|hash| digest::digest(hash.algorithm, message));
-    hash.map_or(0, |hash| context.verify(hash.as_ref(), signature))
+        unsafe { (&mut *context, bytes(signature, length), bytes(message, message_length)) };
+    context.finish(message).map_or(0, |hash| context.verify(hash.as_ref(), signature))
 }
 
 unsafe extern "C" fn verify(
@@ -381,7 +413,7 @@ unsafe extern "C" fn verify(
 ) -> c_int {
     // SAFETY: one of ours; signature and hash are valid.
     let (context, signature, hash) = unsafe { (&*context, bytes(signature, length), bytes(hash, hash_length)) };
-    context.verify(hash, signature)
+    if context.takes_hash(hash) { context.verify(hash, signature) } else { 0 }
 }
 
 /// # Safety
@@ -394,10 +426,11 @@ unsafe fn bytes<'a>(first: *const u8, length: usize) -> &'a [u8] {
 unsafe extern "C" fn params(context: *mut Context, params: *mut OSSL_PARAM) -> c_int {
     // SAFETY: one of ours, and such a list.
     let (context, mut places) = unsafe { (&*context, Places::new(params)) };
-    let Some(hash) = context.hash else { return 0 };
-    let is_done = places.set_octets(ALGORITHM_ID, hash.identifier)
-        && places.set_size(DIGEST_SIZE, hash.algorithm.output_len())
-        && places.set_text(DIGEST, hash.names[0]);
+    let (identifier, length) = context.hash.map_or((&[][..], 0), |hash| (hash.identifier, hash.algorithm.output_len()));
+    let name = context.hash.map_or(c"", |hash| hash.names[0]);
+    let is_done = places.set_octets(ALGORITHM_ID, identifier)
+        && places.set_size(DIGEST_SIZE, length)
+        && places.set_text(DIGEST, name);
     c_int::from(is_done)
 }
 
@@ -409,6 +442,20 @@ unsafe extern "C" fn gettable(_context: *mut Context, _provider: *mut c_void) ->
         param::END,
     ]);
     GETTABLE.as_ptr()
+}
+
+unsafe extern "C" fn set_params(context: *mut Context, params: *const OSSL_PARAM) -> c_int {
+    // SAFETY: one of ours that no other call uses, and such a list.
+    unsafe { c_int::from((*context).set(Params::new(params))) }
+}
+
+unsafe extern "C" fn settable(_context: *mut Context, _provider: *mut c_void) -> *const OSSL_PARAM {
+    static SETTABLE: Descriptions<3> = Descriptions::new([
+        param::describe(DIGEST, OSSL_PARAM_UTF8_STRING),
+        param::describe(NONCE_TYPE, OSSL_PARAM_UNSIGNED_INTEGER),
+        param::END,
+    ]);
+    SETTABLE.as_ptr()
 }
 
 /// AWS-LC's functions have an argument that means nothing.

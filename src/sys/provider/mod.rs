@@ -7,6 +7,9 @@
 //! OpenSSL vouches for the pointers: a key or context that it hands in is one that a function of the same table made, has
 //! not been freed, and is in no other call that changes it.
 
+#[cfg(target_endian = "big")]
+compile_error!("OpenSSL's numbers are read as little-endian here");
+
 mod ecdsa;
 mod number;
 mod object;

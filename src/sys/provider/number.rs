@@ -72,6 +72,8 @@ pub(super) const OSSL_FUNC_SIGNATURE_FREECTX: c_int = 16;
 pub(super) const OSSL_FUNC_SIGNATURE_DUPCTX: c_int = 17;
 pub(super) const OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS: c_int = 18;
 pub(super) const OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS: c_int = 19;
+pub(super) const OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS: c_int = 20;
+pub(super) const OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS: c_int = 21;
 
 pub(super) const SELECT_PRIVATE_KEY: c_int = 1;
 pub(super) const SELECT_PUBLIC_KEY: c_int = 2;

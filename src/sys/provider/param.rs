@@ -59,7 +59,7 @@ impl<'a> Params<'a> {
     /// # Errors
     /// When the value is of another type.
     pub(super) fn number(self, name: &CStr) -> Result<Option<&'a [u8]>, WrongType> {
-        self.get(name).map(|value| value.bytes(OSSL_PARAM_UNSIGNED_INTEGER)).transpose()
+        self.get(name).map(Value::number).transpose()
     }
 }
 
@@ -81,6 +81,14 @@ impl<'a> Value<'a> {
     pub(super) fn text(self) -> Result<&'a [u8], WrongType> {
         // The size may count the end in.
         self.bytes(OSSL_PARAM_UTF8_STRING).map(|text| text.split(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    /// In the byte order of the machine.
+    ///
+    /// # Errors
+    /// When it is not a number without a sign.
+    pub(super) fn number(self) -> Result<&'a [u8], WrongType> {
+        self.bytes(OSSL_PARAM_UNSIGNED_INTEGER)
     }
 
     /// # Errors

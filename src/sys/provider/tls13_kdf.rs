@@ -1,7 +1,6 @@
 //! The key schedule of TLS 1.3 (RFC 8446 section 7.1), as OpenSSL's `TLS13-KDF`.
 
 use std::ffi::{c_int, c_void};
-use std::slice;
 
 use aws_lc_rs::error::Unspecified;
 use openssl_sys::{
@@ -112,7 +111,7 @@ impl Inputs<'_> {
     }
 }
 
-/// The hashes of the suites of TLS 1.3 and of AEADs in TLS 1.2, by any of the names that OpenSSL has for them.
+/// The hashes of the suites that we have, by any of the names that OpenSSL has for them.
 pub(super) fn digest_of(name: &[u8]) -> Result<Digest, WrongType> {
     let is_any = |names: [&str; 3]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
     if is_any(["SHA2-256", "SHA256", "SHA-256"]) {
@@ -132,7 +131,7 @@ unsafe extern "C" fn derive(context: *mut Context, out: *mut u8, length: usize, 
         return 0;
     }
     // SAFETY: one of ours, such a list, and a place of that length.
-    let (context, params, out) = unsafe { (&*context, Params::new(params), slice::from_raw_parts_mut(out, length)) };
+    let (context, params, out) = unsafe { (&*context, Params::new(params), object::place(out, length)) };
     let derived = context.inputs(params).map_err(|WrongType| Unspecified).and_then(|inputs| inputs.derive(out));
     c_int::from(derived.is_ok())
 }

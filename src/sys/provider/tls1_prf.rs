@@ -2,7 +2,6 @@
 //! not offered.
 
 use std::ffi::{c_int, c_void};
-use std::slice;
 
 use aws_lc_rs::error::Unspecified;
 use openssl_sys::OSSL_PARAM;
@@ -69,8 +68,7 @@ unsafe extern "C" fn derive(context: *mut Context, out: *mut u8, length: usize, 
         return 0;
     }
     // SAFETY: one of ours which no other call uses, such a list, and a place of that length.
-    let (context, params, out) =
-        unsafe { (&mut *context, Params::new(params), slice::from_raw_parts_mut(out, length)) };
+    let (context, params, out) = unsafe { (&mut *context, Params::new(params), object::place(out, length)) };
     c_int::from(context.set(params).is_ok() && context.derive(out).is_ok())
 }
 

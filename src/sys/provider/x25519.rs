@@ -109,11 +109,11 @@ struct Exchange {
 
 impl Exchange {
     /// RFC 7748 section 6.1 and RFC 8446 section 7.4.2: a shared secret of zeros, which a peer can force, is an error.
-    fn agree(&self, secret: &mut [u8; KEY_LEN]) -> Result<(), Unspecified> {
+    fn agree(&self, secret: &mut [u8]) -> Result<(), Unspecified> {
         let (Some(own), Some(peer)) = (&self.own, &self.peer) else { return Err(Unspecified) };
         let peer = UnparsedPublicKey::new(&agreement::X25519, peer);
         agreement::agree(own, peer, Unspecified, |shared| {
-            *secret = shared.try_into().map_err(|_| Unspecified)?;
+            secret.copy_from_slice(shared);
             Ok(())
         })
     }
@@ -312,7 +312,7 @@ unsafe extern "C" fn derive(exchange: *const Exchange, secret: *mut c_char, leng
         return 0;
     }
     // SAFETY: the place has that room, and is nobody else's.
-    let secret = unsafe { &mut *secret.cast::<[u8; KEY_LEN]>() };
+    let secret = unsafe { object::place(secret.cast(), KEY_LEN) };
     c_int::from(exchange.agree(secret).is_ok())
 }
 

@@ -9,6 +9,7 @@ use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768};
 use openssl_sys::OSSL_PARAM;
+use zeroize::Zeroize;
 
 use super::number::*;
 use super::param::{self, Descriptions, Params, Places};
@@ -73,7 +74,7 @@ impl Pair {
         Ok(Self { mlkem, x25519, public })
     }
 
-    fn decapsulate(&self, share: &[u8; SHARE_LEN], secret: &mut [u8; SECRET_LEN]) -> Result<(), Unspecified> {
+    fn decapsulate(&self, share: &[u8; SHARE_LEN], secret: &mut [u8]) -> Result<(), Unspecified> {
         let (ciphertext, peer) = share.split_at(CIPHERTEXT_LEN);
         let (first, second) = secret.split_at_mut(HALF_SECRET_LEN);
         copy(first, self.mlkem.decapsulate(Ciphertext::from(ciphertext))?.as_ref())?;
@@ -96,11 +97,7 @@ impl Key {
 /// # Errors
 /// When the share makes no sense: an encapsulation key that is not reduced (FIPS 203 section 7.2), or a point that
 /// forces a secret of zeros (RFC 7748 section 6.1).
-fn answer(
-    public: &[u8; PUBLIC_LEN],
-    share: &mut [u8; SHARE_LEN],
-    secret: &mut [u8; SECRET_LEN],
-) -> Result<(), Unspecified> {
+fn answer(public: &[u8; PUBLIC_LEN], share: &mut [u8], secret: &mut [u8]) -> Result<(), Unspecified> {
     let (encapsulation_key, peer) = public.split_at(MLKEM_PUBLIC_LEN);
     let encapsulation_key = EncapsulationKey::new(&ML_KEM_768, encapsulation_key).map_err(|_| Unspecified)?;
     let own = PrivateKey::generate(&agreement::X25519)?;
@@ -111,6 +108,15 @@ fn answer(
     let (first, second) = secret.split_at_mut(HALF_SECRET_LEN);
     copy(first, kem_secret.as_ref())?;
     agree(&own, peer, second)
+}
+
+/// Whether `fill` has made a secret; half of one is not left behind.
+fn wiped_on_error(secret: &mut [u8], fill: impl FnOnce(&mut [u8]) -> Result<(), Unspecified>) -> bool {
+    let is_made = fill(secret).is_ok();
+    if !is_made {
+        secret.zeroize();
+    }
+    is_made
 }
 
 fn agree(own: &PrivateKey, peer: &[u8], secret: &mut [u8]) -> Result<(), Unspecified> {
@@ -261,7 +267,8 @@ unsafe extern "C" fn encapsulate(
         }
         let public = (*context).key.as_ref().and_then(Key::public);
         let (Some(public), true, false) = (public, has_room, secret.is_null()) else { return 0 };
-        c_int::from(answer(public, &mut *share.cast(), &mut *secret.cast()).is_ok())
+        let (share, secret) = (object::place(share, SHARE_LEN), object::place(secret, SECRET_LEN));
+        c_int::from(wiped_on_error(secret, |secret| answer(public, share, secret)))
     }
 }
 
@@ -289,7 +296,11 @@ unsafe extern "C" fn decapsulate(
         }
         let Some(Key::Pair(pair)) = (*context).key.as_ref() else { return 0 };
         let Ok(share) = slice::from_raw_parts(share, share_length).try_into() else { return 0 };
-        c_int::from(has_room && pair.decapsulate(share, &mut *secret.cast()).is_ok())
+        if !has_room {
+            return 0;
+        }
+        let secret = object::place(secret, SECRET_LEN);
+        c_int::from(wiped_on_error(secret, |secret| pair.decapsulate(share, secret)))
     }
 }
 

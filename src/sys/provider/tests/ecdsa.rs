@@ -4,6 +4,7 @@ use foreign_types_shared::{ForeignType, ForeignTypeRef};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
+use openssl::md::Md;
 use openssl::md_ctx::MdCtx;
 use openssl::nid::Nid;
 use openssl::pkey_ctx::PkeyCtx;
@@ -148,6 +149,33 @@ fn messages_in_pieces_are_signed_as_a_whole() {
 }
 
 #[test]
+fn message_behind_pieces_belongs_to_them() {
+    let key = generate(Nid::X9_62_PRIME256V1);
+    let mut signer = Signer::new(MessageDigest::sha256(), &key).unwrap();
+    signer.update(b"pieces, ").unwrap();
+    let signature = signer.sign_oneshot_to_vec(b"and the rest").unwrap();
+    let whole = Operation { hash: c"SHA256", message: b"pieces, and the rest", query: THEIRS.as_ptr() };
+    assert!(whole.verify(&key, &signature).0);
+    let rest = Operation { hash: c"SHA256", message: b"and the rest", query: THEIRS.as_ptr() }.sign(&key).unwrap().0;
+    for (signature, expected) in [(&signature, true), (&rest, false)] {
+        let mut verifier = Verifier::new(MessageDigest::sha256(), &key).unwrap();
+        verifier.update(b"pieces, ").unwrap();
+        assert_eq!(verifier.verify_oneshot(signature, b"and the rest").unwrap_or(false), expected);
+    }
+}
+
+#[test]
+fn signatures_with_something_behind_them_are_refused() {
+    let key = generate(Nid::X9_62_PRIME256V1);
+    let operation = Operation { hash: c"SHA256", message: b"message", query: ptr::null() };
+    let signature = operation.sign(&key).unwrap().0;
+    assert!(!operation.verify(&key, &[&signature[..], &[0]].concat()).0);
+    // r and s of 0, and an r that is negative.
+    assert!(!operation.verify(&key, &hex("3006020100020100")).0);
+    assert!(!operation.verify(&key, &hex("30060201ff020101")).0);
+}
+
+#[test]
 fn hashes_are_signed_as_they_are() {
     for (curve, _) in CURVES {
         let key = generate(curve);
@@ -158,12 +186,82 @@ fn hashes_are_signed_as_they_are() {
             let mut context = PkeyCtx::new(&key).unwrap();
             context.sign_init().unwrap();
             context.sign_to_vec(&hash, &mut signature).unwrap();
-            let mut context = PkeyCtx::new(&public(&key)).unwrap();
-            context.verify_init().unwrap();
-            assert!(context.verify(&hash, &signature).unwrap());
-            assert!(!context.verify(&vec![0xa6; length], &signature).unwrap_or(false));
+            for query in [ptr::null(), THEIRS.as_ptr()] {
+                assert!(verifies_hash(&key, query, &hash, &signature), "{length}");
+                assert!(!verifies_hash(&key, query, &vec![0xa6; length], &signature), "{length}");
+            }
         }
     }
+}
+
+/// Whether it is the signature of a hash, in the eyes of what is preferred or of a provider that is asked for.
+fn verifies_hash(key: &PKeyRef<Private>, query: *const c_char, hash: &[u8], signature: &[u8]) -> bool {
+    // SAFETY: the key is live; the context is freed; hash and signature are valid for their lengths.
+    let verified = unsafe {
+        let context = EVP_PKEY_CTX_new_from_pkey(ptr::null_mut(), key.as_ptr(), query);
+        assert_eq!(ffi::EVP_PKEY_verify_init(context), 1);
+        let verified = ffi::EVP_PKEY_verify(context, signature.as_ptr(), signature.len(), hash.as_ptr(), hash.len());
+        ffi::EVP_PKEY_CTX_free(context);
+        verified
+    };
+    let _ = ErrorStack::get();
+    verified == 1
+}
+
+#[test]
+fn hash_that_is_named_has_its_length() {
+    let key = generate(Nid::X9_62_PRIME256V1);
+    for (length, fits) in [(48, true), (32, false), (0, false)] {
+        let mut context = PkeyCtx::new(&key).unwrap();
+        context.sign_init().unwrap();
+        context.set_signature_md(Md::sha384()).unwrap();
+        assert_eq!(context.sign_to_vec(&vec![1; length], &mut Vec::new()).is_ok(), fits, "{length}");
+    }
+}
+
+#[test]
+fn identifiers_are_those_of_openssl() {
+    let key = generate(Nid::SECP384R1);
+    for hash in HASHES {
+        let identifier = |query| {
+            let context = MdCtx::new().unwrap();
+            let (mut pkey_context, mut place) = (ptr::null_mut(), [0_u8; 64]);
+            let mut params = [param::octets(c"algorithm-id", &place), param::END];
+            params[0].data = place.as_mut_ptr().cast();
+            // SAFETY: all objects are live, and the names end with NUL, the list with its end.
+            unsafe {
+                let begun = EVP_DigestSignInit_ex(
+                    context.as_ptr(),
+                    &raw mut pkey_context,
+                    hash.as_ptr(),
+                    ptr::null_mut(),
+                    query,
+                    key.as_ptr(),
+                    ptr::null(),
+                );
+                assert_eq!(begun, 1);
+                assert_eq!(EVP_PKEY_CTX_get_params(pkey_context, params.as_mut_ptr()), 1);
+            }
+            place[..params[0].return_size].to_vec()
+        };
+        let ours = identifier(ptr::null());
+        assert!(!ours.is_empty());
+        assert_eq!(ours, identifier(THEIRS.as_ptr()), "{hash:?}");
+    }
+}
+
+#[test]
+fn one_key_signs_on_many_threads() {
+    let key = generate(Nid::X9_62_PRIME256V1);
+    let sign = || Operation { hash: c"SHA256", message: b"message", query: ptr::null() }.sign(&key).unwrap();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..50).map(|_| sign()).collect::<Vec<_>>())).collect();
+        for (signature, signer) in threads.into_iter().flat_map(|thread| thread.join().unwrap()) {
+            assert_eq!(signer, "sluice");
+            let operation = Operation { hash: c"SHA256", message: b"message", query: THEIRS.as_ptr() };
+            assert!(operation.verify(&key, &signature).0);
+        }
+    });
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! X25519 against OpenSSL's.
 
+use foreign_types_shared::ForeignTypeRef;
+
 use super::*;
 
 /// RFC 7748 section 6.1: Alice's private key, Bob's public key, and what they agree on.
@@ -18,12 +20,11 @@ fn public(bytes: &[u8], provider: &CStr) -> PKey<Public> {
 }
 
 fn key<T>(name: &'static CStr, bytes: &[u8], selection: c_int, provider: &CStr) -> Result<PKey<T>, ErrorStack> {
-    install().unwrap();
     let mut params = [param::octets(name, bytes), param::END];
     let mut key = ptr::null_mut();
     // SAFETY: the names end with NUL, the list with its end; the context is freed, and the key owned by what is returned.
     unsafe {
-        let context = EVP_PKEY_CTX_new_from_name(ptr::null_mut(), c"X25519".as_ptr(), provider.as_ptr());
+        let context = EVP_PKEY_CTX_new_from_name(library(provider), c"X25519".as_ptr(), ptr::null());
         assert!(!context.is_null());
         assert_eq!(EVP_PKEY_fromdata_init(context), 1);
         let made = EVP_PKEY_fromdata(context, &raw mut key, selection, params.as_mut_ptr());
@@ -35,27 +36,48 @@ fn key<T>(name: &'static CStr, bytes: &[u8], selection: c_int, provider: &CStr) 
     }
 }
 
-fn agree<T: HasPublic>(own: &PKeyRef<Private>, peer: &PKeyRef<T>) -> Result<Vec<u8>, ErrorStack> {
-    let mut deriver = Deriver::new(own)?;
-    deriver.set_peer(peer)?;
-    deriver.derive_to_vec()
+/// What two keys agree on, computed by a provider.
+fn agree<T: HasPublic>(provider: &CStr, own: &PKeyRef<Private>, peer: &PKeyRef<T>) -> Option<Vec<u8>> {
+    let mut secret = vec![0; 32];
+    let mut length = secret.len();
+    // SAFETY: the keys are live; the context is freed, and the place has the room that is said.
+    unsafe {
+        let context = EVP_PKEY_CTX_new_from_pkey(library(provider), own.as_ptr(), ptr::null());
+        assert_eq!(ffi::EVP_PKEY_derive_init(context), 1);
+        assert_eq!(provider_name(EVP_PKEY_CTX_get0_provider(context)), name(provider));
+        assert_eq!(ffi::EVP_PKEY_derive_set_peer(context, peer.as_ptr()), 1);
+        let derived = ffi::EVP_PKEY_derive(context, secret.as_mut_ptr(), &raw mut length);
+        ffi::EVP_PKEY_CTX_free(context);
+        (derived == 1).then_some(secret)
+    }
+}
+
+fn name(provider: &CStr) -> &str {
+    if provider == OURS { "sluice" } else { "default" }
 }
 
 #[test]
 fn the_published_example_comes_out() {
     let own = private(&hex(PRIVATE), OURS);
     assert_eq!(own.raw_public_key().unwrap(), hex(PUBLIC));
-    assert_eq!(agree(&own, &public(&hex(PEER), OURS)).unwrap(), hex(SECRET));
+    assert_eq!(agree(OURS, &own, &public(&hex(PEER), OURS)).unwrap(), hex(SECRET));
 }
 
 #[test]
 fn a_public_key_that_forces_a_secret_of_zeros_is_refused() {
     let own = private(&[7; 32], OURS);
-    let zero = [0; 32];
-    let mut one = zero;
-    one[0] = 1;
-    for point in [zero, one] {
-        assert!(agree(&own, &public(&point, OURS)).is_err());
+    let mut points = vec![[0; 32], [0; 32]];
+    points[1][0] = 1;
+    // The two points of order 8 (RFC 7748 section 7 on contributory behaviour), and p, which is 0 again.
+    for point in [
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    ] {
+        points.push(hex(point).try_into().unwrap());
+    }
+    for point in points {
+        assert!(agree(OURS, &own, &public(&point, OURS)).is_none(), "{point:?}");
     }
 }
 
@@ -76,7 +98,7 @@ fn generated_keys_agree_with_each_other_and_differ() {
     assert_eq!(one.id(), Id::X25519);
     assert_eq!((one.bits(), one.security_bits(), one.size()), (253, 128, 32));
     assert!(!one.public_eq(&other));
-    assert_eq!(agree(&one, &other).unwrap(), agree(&other, &one).unwrap());
+    assert_eq!(agree(OURS, &one, &other).unwrap(), agree(OURS, &other, &one).unwrap());
 }
 
 #[test]
@@ -89,7 +111,7 @@ fn keys_survive_files_and_copies() {
     let public = PKey::public_key_from_der(&key.public_key_to_der().unwrap()).unwrap();
     assert_eq!(public.raw_public_key().unwrap(), key.raw_public_key().unwrap());
     let peer = PKey::generate_x25519().unwrap();
-    assert_eq!(agree(&read, &peer).unwrap(), agree(&peer, &public).unwrap());
+    assert_eq!(agree(OURS, &read, &peer).unwrap(), agree(OURS, &peer, &public).unwrap());
 }
 
 proptest! {
@@ -98,11 +120,11 @@ proptest! {
         let (ours, theirs) = (private(&seed, OURS), private(&seed, THEIRS));
         prop_assert_eq!(ours.raw_public_key().unwrap(), theirs.raw_public_key().unwrap());
         prop_assert!(ours.public_eq(&theirs) && theirs.public_eq(&ours));
-        // Keys of one provider serve in the other: OpenSSL exports and imports them.
-        let secret = agree(&theirs, &public(&peer, THEIRS)).unwrap();
-        prop_assert_eq!(&agree(&ours, &public(&peer, OURS)).unwrap(), &secret);
-        prop_assert_eq!(&agree(&ours, &public(&peer, THEIRS)).unwrap(), &secret);
-        prop_assert_eq!(&agree(&theirs, &public(&peer, OURS)).unwrap(), &secret);
+        let secret = agree(THEIRS, &theirs, &public(&peer, THEIRS)).unwrap();
+        prop_assert_eq!(&agree(OURS, &ours, &public(&peer, OURS)).unwrap(), &secret);
+        // Keys of either serve here: OpenSSL exports and imports them.
+        prop_assert_eq!(&agree(OURS, &theirs, &public(&peer, OURS)).unwrap(), &secret);
+        prop_assert_eq!(&agree(OURS, &ours, &public(&peer, THEIRS)).unwrap(), &secret);
     }
 }
 

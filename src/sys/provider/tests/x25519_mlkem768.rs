@@ -8,9 +8,8 @@ const CLIENT_SHARE_LEN: usize = 1216;
 const SERVER_SHARE_LEN: usize = 1120;
 
 fn context(provider: &CStr) -> *mut ffi::EVP_PKEY_CTX {
-    install().unwrap();
     // SAFETY: the names end with NUL.
-    let context = unsafe { EVP_PKEY_CTX_new_from_name(ptr::null_mut(), c"X25519MLKEM768".as_ptr(), provider.as_ptr()) };
+    let context = unsafe { EVP_PKEY_CTX_new_from_name(library(provider), c"X25519MLKEM768".as_ptr(), ptr::null()) };
     assert!(!context.is_null());
     context
 }
@@ -52,7 +51,7 @@ fn answer(provider: &CStr, client: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         if EVP_PKEY_set1_encoded_public_key(key.as_ptr(), client.as_ptr(), client.len()) != 1 {
             return None;
         }
-        let context = ffi::EVP_PKEY_CTX_new(key.as_ptr(), ptr::null_mut());
+        let context = EVP_PKEY_CTX_new_from_pkey(library(provider), key.as_ptr(), ptr::null());
         assert_eq!(EVP_PKEY_encapsulate_init(context, ptr::null()), 1);
         let (mut share_length, mut secret_length) = (0, 0);
         let told = EVP_PKEY_encapsulate(
@@ -82,10 +81,10 @@ fn answer(provider: &CStr, client: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// What a client does with a server's share.
-fn finish(key: &PKeyRef<Private>, share: &[u8]) -> Option<Vec<u8>> {
+fn finish(provider: &CStr, key: &PKeyRef<Private>, share: &[u8]) -> Option<Vec<u8>> {
     // SAFETY: as above.
     unsafe {
-        let context = ffi::EVP_PKEY_CTX_new(key.as_ptr(), ptr::null_mut());
+        let context = EVP_PKEY_CTX_new_from_pkey(library(provider), key.as_ptr(), ptr::null());
         assert_eq!(EVP_PKEY_decapsulate_init(context, ptr::null()), 1);
         let mut secret = vec![0; 64];
         let mut length = secret.len();
@@ -104,7 +103,7 @@ fn both_libraries_agree_as_client_and_as_server() {
                 let client_share = share(&key);
                 assert_eq!(client_share.len(), CLIENT_SHARE_LEN);
                 let (server_share, secret) = answer(server, &client_share).unwrap();
-                assert_eq!(finish(&key, &server_share).unwrap(), secret, "{client:?} {server:?}");
+                assert_eq!(finish(client, &key, &server_share).unwrap(), secret, "{client:?} {server:?}");
                 let (other_share, other_secret) = answer(server, &client_share).unwrap();
                 assert!(other_share != server_share && other_secret != secret, "each answer is new");
             }
@@ -135,9 +134,9 @@ fn shares_that_make_no_sense_are_refused() {
 
     let key = generate(OURS);
     let (server_share, secret) = answer(THEIRS, &share(&key)).unwrap();
-    assert!(finish(&key, &server_share[1..]).is_none());
+    assert!(finish(OURS, &key, &server_share[1..]).is_none());
     // FIPS 203 section 6.3: a ciphertext that was changed gives another secret, and no error.
     let mut changed = server_share;
     changed[0] ^= 1;
-    assert_ne!(finish(&key, &changed).unwrap()[..32], secret[..32]);
+    assert_ne!(finish(OURS, &key, &changed).unwrap()[..32], secret[..32]);
 }
