@@ -17,6 +17,8 @@ pub struct Handover {
     pub traffic_secrets: Option<TrafficSecrets>,
     /// What the client sent behind the handshake: protected records, the last one perhaps not whole.
     pub leftover: Vec<u8>,
+    /// What the handshake has sealed and not sent: session tickets of TLS 1.3, to go ahead of everything else.
+    pub unsent: Vec<u8>,
 }
 
 /// The current traffic secrets of both directions (RFC 8446 section 7.2).

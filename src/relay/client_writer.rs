@@ -2,7 +2,7 @@
 //! order, by whichever engine holds the keys.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 
 use super::Sides;
@@ -31,6 +31,8 @@ pub(super) struct ClientWriter<'a> {
     secret: RefCell<Option<TrafficSecret>>,
     /// Sealed control records, to be sent next. Empty once the kernel seals.
     queued: RefCell<Vec<u8>>,
+    /// So much at the start of `queued` was sealed before everything else, and waits until something else is to be sent.
+    held_len: Cell<usize>,
     /// Sealed data is partly sent: nothing else may be.
     is_sending_data: Cell<bool>,
     /// The kernel seals, and has not taken all of what the backend sent.
@@ -67,6 +69,7 @@ impl<'a> ClientWriter<'a> {
         sealer: Sealer,
         secret: Option<TrafficSecret>,
         suite: &'static CipherSuite,
+        held: Vec<u8>,
     ) -> Self {
         let (prefix_len, payload_len) = (sealer.prefix_len(), sealer.payload_len_max());
         let shape = Shape {
@@ -81,7 +84,8 @@ impl<'a> ClientWriter<'a> {
             engine: RefCell::new(Engine::Userspace(sealer)),
             suite,
             secret: RefCell::new(secret),
-            queued: RefCell::default(),
+            held_len: Cell::new(held.len()),
+            queued: RefCell::new(held),
             is_sending_data: Cell::new(false),
             has_unsealed_data: Cell::new(false),
             is_closed: Cell::new(false),
@@ -92,6 +96,7 @@ impl<'a> ClientWriter<'a> {
     /// Hands the sealing over to the kernel; false when the kernel refuses. Everything sealed so far is with the
     /// socket: data because the caller has none under way, control records because they are flushed first.
     pub(super) async fn promote(&self, progress: &Progress) -> Result<bool, Broken> {
+        self.held_len.set(0);
         self.flush().await?;
         // No wait from here on: the other direction cannot seal in between.
         let mut engine = self.engine.borrow_mut();
@@ -178,7 +183,7 @@ impl<'a> ClientWriter<'a> {
     pub(super) async fn send_data(&self, mut records: &[u8]) -> Result<(), Broken> {
         self.is_sending_data.set(true);
         while !records.is_empty() {
-            match self.sides.client.send(records) {
+            match self.send_behind_held(records) {
                 Ok(len) => {
                     records = &records[len..];
                     self.sides.watch.touch();
@@ -189,6 +194,24 @@ impl<'a> ClientWriter<'a> {
         }
         self.is_sending_data.set(false);
         self.flush().await
+    }
+
+    /// Sends what is held, and of `records` as much as the socket takes besides: the length of that.
+    fn send_behind_held(&self, records: &[u8]) -> io::Result<usize> {
+        let held_len = self.held_len.get();
+        if held_len == 0 {
+            return self.sides.client.send(records);
+        }
+        // What was queued meanwhile was sealed behind `records`, and stays.
+        let mut queued = self.queued.borrow_mut();
+        let sent = self.sides.client.send_vectored(&[IoSlice::new(&queued[..held_len]), IoSlice::new(records)])?;
+        let ahead = sent.min(held_len);
+        self.held_len.set(held_len - ahead);
+        queued.drain(..ahead);
+        if queued.is_empty() {
+            *queued = Vec::new();
+        }
+        Ok(sent - ahead)
     }
 
     /// Takes note of `bytes` that were given to the kernel to seal, and of how many more wait for that.
@@ -289,7 +312,7 @@ impl<'a> ClientWriter<'a> {
 
     /// Whether control records wait.
     pub(super) fn has_queued(&self) -> bool {
-        !self.queued.borrow().is_empty()
+        self.queued.borrow().len() > self.held_len.get()
             || matches!(&*self.engine.borrow(), Engine::Kernel(kernel) if kernel.has_queued())
     }
 
@@ -332,6 +355,7 @@ impl<'a> ClientWriter<'a> {
         if let Engine::Kernel(kernel) = &mut *self.engine.borrow_mut() {
             return kernel.flush_now(self.sides, self.offload, &mut self.secret.borrow_mut(), self.suite);
         }
+        self.held_len.set(0);
         let mut queued = self.queued.borrow_mut();
         let client = self.sides.client;
         let sent = if self.is_closed.get() { client.send_before_end(&queued) } else { client.send(&queued) };

@@ -149,9 +149,9 @@ pub(super) fn internal(error: &CryptoError) -> Outcome {
 /// Cancel safety: safe; the client then sees the connection end without close_notify.
 pub async fn close_without_backend(client: &Stream, watch: &Watch, handover: Box<Handover>) {
     let Ok(mut sealer) = Sealer::new(handover.send) else { return };
-    let mut record = Vec::new();
-    if sealer.seal_control(ContentType::Alert, &Alert::CLOSE_NOTIFY.encode(), &mut record).is_ok()
-        && client.send(&record).is_ok()
+    let mut records = handover.unsent;
+    if sealer.seal_control(ContentType::Alert, &Alert::CLOSE_NOTIFY.encode(), &mut records).is_ok()
+        && client.send(&records).is_ok()
     {
         linger(client, watch).await;
     }

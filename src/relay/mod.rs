@@ -101,7 +101,7 @@ pub struct Outcome {
 pub fn run<'a>(sides: &'a Sides<'a>, handover: Box<Handover>) -> impl Future<Output = Outcome> + use<'a> {
     async move {
         // Out of its box, which is freed: what a future is given by value it keeps to its end.
-        let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover } = *handover;
+        let Handover { suite, max_fragment_length, receive, send, traffic_secrets, leftover, unsent } = *handover;
         let (sealer, opener) = match (Sealer::new(send), Opener::new(receive)) {
             (Ok(sealer), Ok(opener)) => (sealer, opener),
             (Err(error), _) | (_, Err(error)) => return close::internal(&error),
@@ -117,7 +117,7 @@ pub fn run<'a>(sides: &'a Sides<'a>, handover: Box<Handover>) -> impl Future<Out
         };
         let (client_secret, server_secret) = traffic_secrets.map(|secrets| (secrets.client, secrets.server)).unzip();
         let offload = Offload::new(sides, suite, max_fragment_length);
-        let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite);
+        let writer = ClientWriter::new(sides, &offload, sealer, server_secret, suite, unsent);
         let mut opening = ClientToBackend::new(sides, &writer, &offload, opener, client_secret, suite);
         let sealing = BackendToClient::new(sides, &writer, &offload);
         sides.watch.allow_idle(sides.timeouts.idle);

@@ -37,7 +37,9 @@ pub async fn accept(
         if client_hello.is_none() {
             *client_hello = handshake.take_client_hello();
         }
-        send_all(client, handshake.output()).await?;
+        if !handshake.may_hold_output() {
+            send_all(client, handshake.output()).await?;
+        }
         match progress? {
             Progress::Continue => client.readable().await.map_err(Failure::Io)?,
             Progress::Done => return handshake.finish(),

@@ -161,6 +161,15 @@ impl Handshake {
         &mut self.wire_mut().output
     }
 
+    /// Whether the output may wait for the answer to a request that came with the end of the handshake: one segment then
+    /// carries both. In TLS 1.3 tickets alone are left then, and nobody waits for those (RFC 8446 section 4.6.1); in TLS 1.2
+    /// the client waits for our Finished. What is left goes with [`Handshake::finish`].
+    pub fn may_hold_output(&self) -> bool {
+        let Transport::Tls(stream) = &self.transport else { return false };
+        let (ssl, wire) = (stream.ssl(), stream.get_ref());
+        ssl.is_init_finished() && ssl.version2() == Some(SslVersion::TLS1_3) && wire.unread.len() > wire.exposed_len
+    }
+
     /// Whether the client has sent anything yet.
     pub fn has_begun(&self) -> bool {
         self.received_bytes > 0
@@ -181,6 +190,7 @@ impl Handshake {
             return Err(Failure::Internal("no handshake to finish"));
         };
         let leftover = stream.get_mut().take_leftover();
+        let unsent = std::mem::take(&mut stream.get_mut().output);
         // Without this SSL_free would take the connection for a broken one and forget the session.
         stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         let ssl = stream.ssl();
@@ -205,6 +215,7 @@ impl Handshake {
             send,
             traffic_secrets,
             leftover,
+            unsent,
         });
         Ok(Established {
             kind,
