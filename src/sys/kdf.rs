@@ -155,7 +155,7 @@ mod tests {
         ),
     ];
 
-    /// RFC 8448 section 3: the schedule of a handshake with SHA-256, from nothing to the handshake secret, and one expansion.
+    /// RFC 8448 section 3: the schedule of a handshake with SHA-256, from nothing to the master secret.
     const EARLY_SECRET: &str = "33ad0a1c607ec03b09e6cd9893680ce210adf300aa1f2660e1b22e10f170f92a";
     const SHARED_SECRET: &str = "8bd4054fb55b9d63fdfbacf9f04b9f0d35e6d63f537563efd46272900f89492d";
     const HANDSHAKE_SECRET: &str = "1dc826e93606aa6fdc0aadc12f741b01046aa6b99f691ed221a9f0ca043fbeac";

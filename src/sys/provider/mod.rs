@@ -1,7 +1,7 @@
 //! An OpenSSL provider whose algorithms are AWS-LC's: what a handshake spends most on is faster there.
 //!
-//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedules of TLS 1.2 and 1.3 ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays
-//! with OpenSSL's default provider. The interface is that of provider(7) and of the `provider-*` pages beside it; which
+//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedules of TLS 1.2 and 1.3
+//! ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays with OpenSSL's default provider. The interface is that of provider(7) and of the `provider-*` pages beside it; which
 //! functions there are, and their numbers, is in `openssl/core_dispatch.h`.
 //!
 //! OpenSSL vouches for the pointers: a key or context that it hands in is one that a function of the same table made, has
