@@ -11,6 +11,7 @@
 compile_error!("OpenSSL's numbers are read as little-endian here");
 
 mod ecdsa;
+mod generation;
 mod number;
 mod object;
 mod param;

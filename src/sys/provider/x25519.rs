@@ -10,6 +10,7 @@ use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
 use aws_lc_rs::error::Unspecified;
 use openssl_sys::OSSL_PARAM;
 
+use super::generation::{self, Generated, Generation};
 use super::number::*;
 use super::param::{self, Descriptions, Params, Places, WrongType};
 use super::{Algorithm, Dispatch, object};
@@ -24,10 +25,10 @@ static MANAGEMENT: [Dispatch; 20] = [
     Dispatch::new(OSSL_FUNC_KEYMGMT_NEW, object::new::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_FREE, object::free::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_DUP, duplicate as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_INIT, generation as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, set_generation_params as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, settable_generation_params as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN, generate as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_INIT, generation::begin::<Key> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, generation::set_params::<Key> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, generation::settable as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN, generation::generate::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_CLEANUP, object::free::<Generation> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_HAS, has as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_VALIDATE, validate as *const ()),
@@ -62,10 +63,6 @@ struct Key {
 }
 
 impl Key {
-    fn generate() -> Option<Self> {
-        Self::of(PrivateKey::generate(&agreement::X25519).ok()?)
-    }
-
     fn from_private(seed: &[u8]) -> Option<Self> {
         Self::of(PrivateKey::from_private_key(&agreement::X25519, seed).ok()?)
     }
@@ -95,9 +92,17 @@ impl Key {
     }
 }
 
-/// What is to be generated: a key pair, or a key with parameters only, of which X25519 has none.
-struct Generation {
-    selection: c_int,
+impl Generated for Key {
+    fn is_asked_for(params: Params<'_>) -> bool {
+        let is_ours = params.text(GROUP).map(|group| group.is_none_or(|group| group.eq_ignore_ascii_case(b"x25519")));
+        // A key from given material is for encapsulation (RFC 9180), which is not ours.
+        let is_random = params.octets(KEYING_MATERIAL).map(|material| material.is_none_or(<[u8]>::is_empty));
+        matches!((is_ours, is_random), (Ok(true), Ok(true)))
+    }
+
+    fn generate() -> Option<Self> {
+        Self::of(PrivateKey::generate(&agreement::X25519).ok()?)
+    }
 }
 
 /// One agreement.
@@ -132,41 +137,6 @@ unsafe extern "C" fn duplicate(key: *const Key, selection: c_int) -> *mut Key {
         copy = Key::default();
     }
     object::into_raw(copy)
-}
-
-unsafe extern "C" fn generation(
-    _provider: *mut c_void,
-    selection: c_int,
-    params: *const OSSL_PARAM,
-) -> *mut Generation {
-    let mut generation = Generation { selection };
-    // SAFETY: it is one, and such a list.
-    if unsafe { set_generation_params(&raw mut generation, params) } == 1 {
-        object::into_raw(generation)
-    } else {
-        ptr::null_mut()
-    }
-}
-
-unsafe extern "C" fn set_generation_params(_generation: *mut Generation, params: *const OSSL_PARAM) -> c_int {
-    // SAFETY: such a list.
-    let params = unsafe { Params::new(params) };
-    let is_ours = params.text(GROUP).map(|group| group.is_none_or(|group| group.eq_ignore_ascii_case(b"x25519")));
-    // A key from given material is for encapsulation (RFC 9180), which is not ours.
-    let is_random = params.octets(KEYING_MATERIAL).map(|material| material.is_none_or(<[u8]>::is_empty));
-    c_int::from(matches!((is_ours, is_random), (Ok(true), Ok(true))))
-}
-
-unsafe extern "C" fn settable_generation_params(_: *mut Generation, _provider: *mut c_void) -> *const OSSL_PARAM {
-    static SETTABLE: Descriptions<2> = Descriptions::new([param::describe(GROUP, OSSL_PARAM_UTF8_STRING), param::END]);
-    SETTABLE.as_ptr()
-}
-
-unsafe extern "C" fn generate(generation: *mut Generation, _progress: *const c_void, _: *mut c_void) -> *mut Key {
-    // SAFETY: one of ours.
-    let selection = unsafe { &*generation }.selection;
-    let key = if selection & SELECT_KEY_PAIR == 0 { Some(Key::default()) } else { Key::generate() };
-    key.map_or(ptr::null_mut(), object::into_raw)
 }
 
 unsafe extern "C" fn has(key: *const Key, selection: c_int) -> c_int {

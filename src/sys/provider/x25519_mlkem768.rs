@@ -11,6 +11,7 @@ use aws_lc_rs::kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768}
 use openssl_sys::OSSL_PARAM;
 use zeroize::Zeroize;
 
+use super::generation::{self, Generated, Generation};
 use super::number::*;
 use super::param::{self, Descriptions, Params, Places};
 use super::{Algorithm, Dispatch, object};
@@ -24,10 +25,10 @@ pub(super) const KEY_ENCAPSULATION: Algorithm = Algorithm::new(NAME, &ENCAPSULAT
 static MANAGEMENT: [Dispatch; 13] = [
     Dispatch::new(OSSL_FUNC_KEYMGMT_NEW, object::new::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_FREE, object::free::<Key> as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_INIT, generation as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, set_generation_params as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, settable_generation_params as *const ()),
-    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN, generate as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_INIT, generation::begin::<Key> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SET_PARAMS, generation::set_params::<Key> as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_SETTABLE_PARAMS, generation::settable as *const ()),
+    Dispatch::new(OSSL_FUNC_KEYMGMT_GEN, generation::generate::<Key> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GEN_CLEANUP, object::free::<Generation> as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_HAS, has as *const ()),
     Dispatch::new(OSSL_FUNC_KEYMGMT_GET_PARAMS, params as *const ()),
@@ -92,6 +93,18 @@ impl Key {
     }
 }
 
+impl Generated for Key {
+    fn is_asked_for(params: Params<'_>) -> bool {
+        // OpenSSL's TLS names the group as its own list does: not at all.
+        let is_ours = |group: &[u8]| group.is_empty() || group.eq_ignore_ascii_case(NAME.to_bytes());
+        params.text(GROUP).is_ok_and(|group| group.is_none_or(is_ours))
+    }
+
+    fn generate() -> Option<Self> {
+        Pair::generate().ok().map(|pair| Self::Pair(Box::new(pair)))
+    }
+}
+
 /// The answer to a client's share, and what both then know.
 ///
 /// # Errors
@@ -131,11 +144,6 @@ fn copy(to: &mut [u8], from: &[u8]) -> Result<(), Unspecified> {
     Ok(())
 }
 
-/// What is to be generated: a key pair, or a key with parameters only, of which there are none.
-struct Generation {
-    selection: c_int,
-}
-
 /// One encapsulation or decapsulation. OpenSSL keeps the key for as long.
 struct Context {
     key: *const Key,
@@ -149,44 +157,6 @@ impl Default for Context {
 
 // For what follows: OpenSSL calls these functions with what the table's own functions made (see the module above), and with
 // bytes, places and lists that are valid for the call.
-
-unsafe extern "C" fn generation(
-    _provider: *mut c_void,
-    selection: c_int,
-    params: *const OSSL_PARAM,
-) -> *mut Generation {
-    let mut generation = Generation { selection };
-    // SAFETY: it is one, and such a list.
-    if unsafe { set_generation_params(&raw mut generation, params) } == 1 {
-        object::into_raw(generation)
-    } else {
-        ptr::null_mut()
-    }
-}
-
-unsafe extern "C" fn set_generation_params(_generation: *mut Generation, params: *const OSSL_PARAM) -> c_int {
-    // SAFETY: such a list.
-    let group = unsafe { Params::new(params) }.text(GROUP);
-    // OpenSSL's TLS names the group as its own list does: not at all.
-    let is_ours = |group: &[u8]| group.is_empty() || group.eq_ignore_ascii_case(NAME.to_bytes());
-    c_int::from(group.is_ok_and(|group| group.is_none_or(is_ours)))
-}
-
-unsafe extern "C" fn settable_generation_params(_: *mut Generation, _provider: *mut c_void) -> *const OSSL_PARAM {
-    static SETTABLE: Descriptions<2> = Descriptions::new([param::describe(GROUP, OSSL_PARAM_UTF8_STRING), param::END]);
-    SETTABLE.as_ptr()
-}
-
-unsafe extern "C" fn generate(generation: *mut Generation, _progress: *const c_void, _: *mut c_void) -> *mut Key {
-    // SAFETY: one of ours.
-    let selection = unsafe { &*generation }.selection;
-    let key = if selection & SELECT_KEY_PAIR == 0 {
-        Ok(Key::None)
-    } else {
-        Pair::generate().map(|pair| Key::Pair(Box::new(pair)))
-    };
-    key.map_or(ptr::null_mut(), object::into_raw)
-}
 
 unsafe extern "C" fn has(key: *const Key, selection: c_int) -> c_int {
     // SAFETY: null or a key of ours.
