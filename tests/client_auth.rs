@@ -256,6 +256,23 @@ fn authority_without_a_revocation_list_has_its_clients_refused_where_lists_are_l
 }
 
 #[test]
+fn authority_of_clients_is_not_sent_as_an_issuer_of_the_servers_certificate() {
+    let world = World::new();
+    let profile = Profile::client("server").purpose(Purpose::Server).dns("localhost");
+    let (chain, key) = world.root.issue(&profile).write(world.path(), "server");
+    let ca = world.path().join("root.pem");
+    let proxy = Proxy::start(&Options {
+        certificates: Some(format!("certificates = [ {{ chain = {chain:?}, key = {key:?} }} ]")),
+        tls_lines: format!("client_auth = {{ mode = \"optional\", ca = {ca:?} }}"),
+        ..Options::to([Backend::named("a")])
+    });
+    for version in Version::ALL {
+        let client = Client::at(proxy.address(), &ca).version(version).connect();
+        assert_eq!(client.ssl().peer_cert_chain().unwrap().len(), 1, "{version:?}: what is in the file");
+    }
+}
+
+#[test]
 fn client_is_told_which_authorities_count() {
     let world = World::new();
     let proxy = world.proxy("optional", "");

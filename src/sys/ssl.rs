@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int};
 use foreign_types_shared::ForeignTypeRef;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::ssl::{SslOptions, SslRef, SslSessionRef};
+use openssl::ssl::{SslMode, SslOptions, SslRef, SslSessionRef};
 use openssl::x509::store::X509StoreBuilderRef;
 use openssl::x509::{X509CrlRef, X509VerifyResult};
 
@@ -13,6 +13,10 @@ use openssl::x509::{X509CrlRef, X509VerifyResult};
 /// section 5). To be set on every context, since OpenSSL asks by itself where it was built with an algorithm. OpenSSL before
 /// 3.2 has no compression, and no meaning for it.
 pub const NO_RX_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
+
+/// To send the certificates that were set and no other: OpenSSL by itself looks for the issuers of a lone certificate among
+/// the authorities that clients are verified with, in each handshake.
+pub const NO_AUTO_CHAIN: SslMode = SslMode::from_bits_retain(openssl_sys::SSL_MODE_NO_AUTO_CHAIN);
 
 /// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.
 pub fn group_name(ssl: &SslRef) -> Option<&str> {

@@ -24,7 +24,7 @@ use crate::record::ProtocolVersion;
 use crate::sys::certificate;
 #[cfg(feature = "vendored-openssl")]
 use crate::sys::provider;
-use crate::sys::ssl::NO_RX_CERTIFICATE_COMPRESSION;
+use crate::sys::ssl::{NO_AUTO_CHAIN, NO_RX_CERTIFICATE_COMPRESSION};
 use crate::ticket::{self, Clock, ScopeKeys, TicketSettings, UnixSeconds};
 
 /// What the handshakes of one listener start from. A clone is the same.
@@ -177,6 +177,7 @@ fn ssl_context(
     set_protocol(&mut builder, &settings.protocol)?;
     set_identities(&mut builder, settings)?;
     builder.set_options(NO_RX_CERTIFICATE_COMPRESSION);
+    builder.set_mode(NO_AUTO_CHAIN);
     let until = client_auth.and_then(ClientAuth::lists_until);
     set_sessions(&mut builder, tickets, until.map(UnixSeconds::from))?;
     set_alpn(&mut builder, &settings.alpn);

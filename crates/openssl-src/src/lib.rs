@@ -49,14 +49,24 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// What is changed in OpenSSL's sources: file, text that stands there once, what replaces it.
-///
-/// By itself a library that knows an algorithm asks every peer for compressed certificates. One that can expand nothing must
-/// not: so `SSL_OP_NO_RX_CERTIFICATE_COMPRESSION` is among the options that a context begins with.
-const CHANGES: &[(&str, &str, &str)] = &[(
-    "ssl/ssl_lib.c",
-    "ret->options |= SSL_OP_NO_COMPRESSION |",
-    "ret->options |= SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_COMPRESSION |",
-)];
+const CHANGES: &[(&str, &str, &str)] = &[
+    // By itself a library that knows an algorithm asks every peer for compressed certificates. One that can expand nothing
+    // must not: so this is among the options that a context begins with.
+    (
+        "ssl/ssl_lib.c",
+        "ret->options |= SSL_OP_NO_COMPRESSION |",
+        "ret->options |= SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_COMPRESSION |",
+    ),
+    // A ticket holds the session's encoding. OpenSSL encodes it, decodes that into a copy "to clean up", of which nothing is
+    // cleaned up, and encodes the copy, each time once more for the length. With these three it encodes the session itself.
+    ("ssl/statem/statem_srvr.c", "if (!i2d_SSL_SESSION(s->session, &p)) {", "if (p == NULL) {"),
+    (
+        "ssl/statem/statem_srvr.c",
+        "sess = d2i_SSL_SESSION_ex(NULL, &const_p, slen_full, sctx->libctx,\n        sctx->propq);",
+        "(void)sctx;\n    sess = SSL_SESSION_up_ref(s->session) ? s->session : NULL;",
+    ),
+    ("ssl/statem/statem_srvr.c", "slen = i2d_SSL_SESSION(sess, NULL);", "slen = slen_full;"),
+];
 
 /// The OpenSSL version that [`Build`] makes, as the source crate states it.
 pub fn version() -> &'static str {

@@ -1,6 +1,6 @@
 //! An OpenSSL provider whose algorithms are AWS-LC's: what a handshake spends most on is faster there.
 //!
-//! X25519 alone and with ML-KEM-768, ECDSA, and the key schedules of TLS 1.2 and 1.3
+//! X25519 alone and with ML-KEM-768, ECDSA, the key schedules of TLS 1.2 and 1.3, and random numbers
 //! ([decision 0016](../../../docs/decisions/0016-provider.md)). Everything else stays with OpenSSL's default provider. The interface is that of provider(7) and of the `provider-*` pages beside it; which
 //! functions there are, and their numbers, is in `openssl/core_dispatch.h`.
 //!
@@ -15,6 +15,7 @@ mod generation;
 mod number;
 mod object;
 mod param;
+mod random;
 mod tls13_kdf;
 mod tls1_prf;
 mod x25519;
@@ -47,12 +48,16 @@ fn register() -> Result<(), ErrorStack> {
     // Otherwise a provider that is loaded by name keeps the default one, with everything else, from being loaded.
     let retain_fallbacks = 1;
     // SAFETY: as above. The provider is never unloaded: contexts may refer to it until the process ends.
-    if unsafe { ffi::OSSL_PROVIDER_try_load(ptr::null_mut(), NAME.as_ptr(), retain_fallbacks) }.is_null() {
+    let provider = unsafe { ffi::OSSL_PROVIDER_try_load(ptr::null_mut(), NAME.as_ptr(), retain_fallbacks) };
+    if provider.is_null() {
         return Err(ErrorStack::get());
     }
-    // SAFETY: as above.
-    let preferred = unsafe { EVP_set_default_properties(ptr::null_mut(), PREFERENCE.as_ptr()) };
-    if preferred == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+    // SAFETY: as above, and the provider is that of the same library context.
+    let is_set = unsafe {
+        EVP_set_default_properties(ptr::null_mut(), PREFERENCE.as_ptr()) == 1
+            && RAND_set1_random_provider(ptr::null_mut(), provider) == 1
+    };
+    if is_set { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
 const NAME: &CStr = c"sluice";
@@ -120,7 +125,8 @@ static KEY_ENCAPSULATION: [Algorithm; 2] = [x25519_mlkem768::KEY_ENCAPSULATION, 
 static SIGNATURE: [Algorithm; 2] = [ecdsa::SIGNATURE, Algorithm::END];
 static KEY_DERIVATION: [Algorithm; 3] = [tls13_kdf::KEY_DERIVATION, tls1_prf::KEY_DERIVATION, Algorithm::END];
 
-static PROVIDER: [Dispatch; 2] = [Dispatch::new(OSSL_FUNC_PROVIDER_QUERY_OPERATION, query as *const ()), Dispatch::END];
+static PROVIDER: [Dispatch; 3] =
+    [Dispatch::new(OSSL_FUNC_PROVIDER_QUERY_OPERATION, query as *const ()), random::BYTES, Dispatch::END];
 
 /// # Safety
 /// Called by OpenSSL, with places to write to.
@@ -159,6 +165,7 @@ type Initialise = unsafe extern "C" fn(*const c_void, *const Dispatch, *mut *con
 unsafe extern "C" {
     fn OSSL_PROVIDER_add_builtin(context: *mut ffi::OSSL_LIB_CTX, name: *const c_char, init: Initialise) -> c_int;
     fn EVP_set_default_properties(context: *mut ffi::OSSL_LIB_CTX, query: *const c_char) -> c_int;
+    fn RAND_set1_random_provider(context: *mut ffi::OSSL_LIB_CTX, provider: *mut ffi::OSSL_PROVIDER) -> c_int;
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ pub(super) const OSSL_FUNC_KEYMGMT_EXPORT_TYPES: c_int = 43;
 pub(super) const OSSL_FUNC_KEYMGMT_DUP: c_int = 44;
 
 pub(super) const OSSL_FUNC_PROVIDER_QUERY_OPERATION: c_int = 1027;
+pub(super) const OSSL_FUNC_PROVIDER_RANDOM_BYTES: c_int = 1032;
 
 pub(super) const OSSL_FUNC_SIGNATURE_NEWCTX: c_int = 1;
 pub(super) const OSSL_FUNC_SIGNATURE_SIGN_INIT: c_int = 2;

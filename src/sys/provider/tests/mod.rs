@@ -4,6 +4,7 @@
 
 mod ecdsa;
 mod kdf;
+mod random;
 mod tls13_kdf;
 mod tls1_prf;
 mod x25519;
