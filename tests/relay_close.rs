@@ -112,6 +112,46 @@ fn close_notify_and_the_end_come_in_one_segment() {
 }
 
 #[test]
+fn first_answer_and_the_end_come_in_one_segment() {
+    let backend = Backend::listen();
+    let tickets = "lifetime = \"0s\"".to_owned();
+    let proxy = Proxy::start(&Options { tickets, ..Options::to([backend.address()]) });
+    let world = World { proxy, backend };
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        let before = tcp::info(client.socket()).tcpi_segs_in;
+        world.proxy.freeze(|| {
+            server.write_all(b"answer").unwrap();
+            server.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(client.drain(), Received::of(b"answer", End::CloseNotify), "{version:?}");
+        assert_eq!(client.socket().read(&mut [0]).unwrap(), 0);
+        assert_eq!(tcp::info(client.socket()).tcpi_segs_in - before, 1, "{version:?}");
+        client.send(b"the upload goes on");
+        assert_eq!(backend::receive(&mut server, 18), b"the upload goes on");
+        client.close_notify();
+        assert_eq!(body::drain(&mut server), Received::of(b"", End::EndOfStream));
+    }
+    wait_until("both are counted", || world.proxy.closed("backend_closed") == 2);
+}
+
+#[test]
+fn first_answer_that_fills_more_than_one_record_arrives_whole_with_its_end() {
+    let world = World::start();
+    for (version, len) in
+        Version::ALL.into_iter().flat_map(|version| [16_383, 16_384, 16_385].map(|len| (version, len)))
+    {
+        let (mut client, mut server) = world.connect(version);
+        let answer = body::bytes(len, 6);
+        world.proxy.freeze(|| {
+            server.write_all(&answer).unwrap();
+            drop(server);
+        });
+        assert!(client.drain() == Received::of(&answer, End::CloseNotify), "{version:?} {len}");
+    }
+}
+
+#[test]
 fn truncation_by_client_reaches_backend_as_reset() {
     let world = World::start();
     for version in Version::ALL {
@@ -171,6 +211,22 @@ fn reset_by_backend_never_reads_as_close_notify() {
         server.write_all(b"half of an ans").unwrap();
         assert_eq!(client.receive(14), b"half of an ans");
         backend::reset(server);
+        let end = client.drain().end;
+        assert!(matches!(end, End::EndOfStream | End::Reset), "{version:?}: {end:?}");
+    }
+    wait_until("both are counted", || world.proxy.closed("backend_failed") == 2);
+}
+
+#[test]
+fn reset_behind_the_first_answer_never_reads_as_close_notify() {
+    let world = World::start();
+    for version in Version::ALL {
+        let (mut client, mut server) = world.connect(version);
+        world.proxy.freeze(|| {
+            server.write_all(b"half of an ans").unwrap();
+            backend::reset(server);
+        });
+        assert_eq!(client.receive(14), b"half of an ans", "{version:?}");
         let end = client.drain().end;
         assert!(matches!(end, End::EndOfStream | End::Reset), "{version:?}: {end:?}");
     }

@@ -4,30 +4,20 @@
 
 mod support;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
 use support::backend::{self, Backend};
 use support::body::{self, End, Received};
-use support::client::{Client, Delivery, Tls};
+use support::client::Client;
 use support::proxy::{Options, Proxy};
 use support::suite::Version;
 use support::{tcp, wait_until};
 
 /// Two tickets take more.
 const TICKETS_LEN_MIN: usize = 300;
-
-/// A client whose Finished and request left in one write.
-fn ask(proxy: &Proxy, request: &[u8]) -> Tls {
-    let mut client = Client::of(proxy).version(Version::Tls13).delivery(Delivery::HeldAfterHello).connect();
-    client.send(request);
-    let flight = client.take_held();
-    client.send_raw(&flight);
-    client.deliver(Delivery::Whole);
-    client
-}
 
 /// What has come, and is still to be read.
 fn arrived(socket: &TcpStream) -> usize {
@@ -44,7 +34,7 @@ fn arrived(socket: &TcpStream) -> usize {
 fn tickets_come_in_one_segment_with_the_answer() {
     let backend = Backend::listen();
     let proxy = Proxy::start(&Options::to([backend.address()]));
-    let mut client = ask(&proxy, b"request");
+    let mut client = Client::of(&proxy).connect_and_send(b"request");
     let mut server = backend.accept();
     assert_eq!(backend::receive(&mut server, 7), b"request");
     // Long enough for tickets that do not wait.
@@ -68,10 +58,29 @@ fn tickets_come_at_once_to_a_client_that_has_not_asked_yet() {
 }
 
 #[test]
+fn tickets_answer_and_end_come_in_one_segment_where_the_backend_closes_behind_its_answer() {
+    let backend = Backend::listen();
+    let proxy = Proxy::start(&Options::to([backend.address()]));
+    let mut client = Client::of(&proxy).connect_and_send(b"request");
+    let mut server = backend.accept();
+    assert_eq!(backend::receive(&mut server, 7), b"request");
+    let before = tcp::info(client.socket()).tcpi_segs_in;
+    proxy.freeze(|| {
+        server.write_all(b"answer").unwrap();
+        drop(server);
+    });
+    assert_eq!(client.drain(), Received::of(b"answer", End::CloseNotify));
+    assert_eq!(client.socket().read(&mut [0]).unwrap(), 0);
+    assert_eq!(tcp::info(client.socket()).tcpi_segs_in - before, 1);
+    client.close_notify();
+    proxy.wait_closed("backend_closed");
+}
+
+#[test]
 fn tickets_come_before_the_end_where_there_is_no_answer() {
     let backend = Backend::listen();
     let proxy = Proxy::start(&Options::to([backend.address()]));
-    let mut client = ask(&proxy, b"request");
+    let mut client = Client::of(&proxy).connect_and_send(b"request");
     let mut server = backend.accept();
     assert_eq!(backend::receive(&mut server, 7), b"request");
     drop(server);
@@ -83,7 +92,7 @@ fn tickets_come_before_the_end_where_there_is_no_answer() {
 fn tickets_come_before_the_end_where_there_is_no_backend() {
     let gone = Backend::listen().address();
     let proxy = Proxy::start(&Options::to([gone]));
-    let mut client = ask(&proxy, b"request");
+    let mut client = Client::of(&proxy).connect_and_send(b"request");
     wait_until("tickets are there", || arrived(client.socket()) > TICKETS_LEN_MIN);
     assert_eq!(client.drain().end, End::CloseNotify);
 }
@@ -92,11 +101,7 @@ fn tickets_come_before_the_end_where_there_is_no_backend() {
 fn answer_that_fills_the_socket_comes_whole_behind_the_tickets() {
     let backend = Backend::listen();
     let proxy = Proxy::start(&Options::to([backend.address()]));
-    let client = Client::of(&proxy).version(Version::Tls13).small_receive_buffer();
-    let mut client = client.delivery(Delivery::HeldAfterHello).connect();
-    client.send(b"request");
-    let flight = client.take_held();
-    client.send_raw(&flight);
+    let mut client = Client::of(&proxy).small_receive_buffer().connect_and_send(b"request");
     let mut server = backend.accept();
     assert_eq!(backend::receive(&mut server, 7), b"request");
     let answer = body::bytes(4 << 20, 5);

@@ -8,7 +8,7 @@ use socket2::SockAddr;
 
 use super::choose::Servers;
 use super::settings::ServerAddress;
-use crate::sys::socket::{self, Connecting, Stream};
+use crate::sys::socket::{self, Connecting, HandshakeAck, Stream};
 use crate::telemetry::{DialResult, WorkerMetrics};
 use crate::timer::Watch;
 
@@ -31,13 +31,14 @@ pub enum DialError {
 pub async fn dial<'a>(
     servers: &'a Servers,
     connect_timeout: Duration,
+    ack: HandshakeAck,
     watch: &Watch,
     metrics: &WorkerMetrics,
 ) -> Result<(Stream, &'a ServerAddress), DialError> {
     let mut outcome = DialError::Unavailable;
     for (server, address) in servers.in_turn() {
         watch.restart(connect_timeout);
-        let (result, error) = match watch.guard(pin!(connect(address))).await {
+        let (result, error) = match watch.guard(pin!(connect(address, ack))).await {
             Ok(Ok(stream)) => {
                 metrics.dials.of(DialResult::Connected).increment();
                 return Ok((stream, server));
@@ -54,8 +55,8 @@ pub async fn dial<'a>(
     Err(outcome)
 }
 
-async fn connect(address: &SockAddr) -> io::Result<Stream> {
-    match socket::connect(address)? {
+async fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Stream> {
+    match socket::connect(address, ack)? {
         Connecting::Connected(socket) => Stream::new(socket),
         Connecting::InProgress(socket) => {
             let stream = Stream::new(socket)?;

@@ -16,12 +16,14 @@ pub(super) struct BackendToClient<'a> {
     pub(super) offload: &'a Offload<'a>,
     progress: Progress,
     state: Cell<State>,
+    /// Nothing has come yet.
+    is_first: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// The backend takes no more: what it sent before is passed on, but its end is none that the client may trust.
+    /// The backend has reset the connection: what it sent before is passed on, but its end is none that the client may trust.
     Lost,
     /// The backend's end of stream was passed on.
     Ended,
@@ -36,7 +38,7 @@ impl Drop for BackendToClient<'_> {
 impl<'a> BackendToClient<'a> {
     pub(super) fn new(sides: &'a Sides<'a>, writer: &'a ClientWriter<'a>, offload: &'a Offload<'a>) -> Self {
         let progress = Progress::new(Direction::BackendToClient);
-        Self { sides, writer, offload, progress, state: Cell::new(State::Open) }
+        Self { sides, writer, offload, progress, state: Cell::new(State::Open), is_first: Cell::new(true) }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -57,7 +59,7 @@ impl<'a> BackendToClient<'a> {
     pub(super) async fn run(&self) -> Result<Ended, Broken> {
         self.relay().await?;
         if self.has_lost_backend() {
-            // The failed send took the socket's error with it, so that the reset reads as an end of stream here.
+            // Whoever met the socket's error took it along, so that the reset reads as an end of stream here.
             return Err(Broken::Backend(io::ErrorKind::ConnectionReset.into()));
         }
         self.writer.close().await?;
@@ -83,7 +85,7 @@ impl<'a> BackendToClient<'a> {
         }
     }
 
-    /// Moves what one buffer holds.
+    /// Moves what one buffer holds, and the end of the stream with it where it comes behind the first one.
     async fn turn(&self, size: Size) -> Result<Turn, Broken> {
         let Sides { backend, pool, watch, .. } = self.sides;
         let mut buffer = pool.take(size);
@@ -99,13 +101,34 @@ impl<'a> BackendToClient<'a> {
             Err(error) => return Err(Broken::Backend(error)),
         };
         watch.touch();
+        let is_last = self.is_first.take() && received < self.writer.payload_room(buffer.len()) && self.ends_here();
         let sealed = self.writer.seal_payloads(&mut buffer, received)?;
+        if is_last {
+            self.writer.end_behind_data()?;
+        }
         self.writer.send_data(&buffer[..sealed]).await?;
         self.offload.count_moved(Direction::BackendToClient, RelayPath::Userspace, received as u64);
+        if self.writer.is_closed() {
+            return Ok(Turn::EndOfStream);
+        }
         let is_full = received == self.writer.payload_room(buffer.len());
         let next = size.next(received, is_full);
         self.progress.moved(received, is_full || next == Size::Large);
         Ok(Turn::Moved(next))
+    }
+
+    /// Whether the backend has ended its stream behind what was received.
+    ///
+    /// A backend that answers once and closes has often done both by now: then one segment takes it all to the client. Looking
+    /// after each turn would cost a system call for every answer of a connection that goes on.
+    fn ends_here(&self) -> bool {
+        match self.sides.backend.is_at_end() {
+            Ok(is_at_end) => is_at_end && !self.has_lost_backend(),
+            Err(_) => {
+                self.state.set(State::Lost);
+                false
+            }
+        }
     }
 }
 

@@ -154,6 +154,10 @@ impl<'a> ClientToBackend<'a> {
             rest = &rest[len..];
             found = self.process(&mut buffer, held + len).await?;
         }
+        if !leftover.is_empty() {
+            // The connect has held back its ACK for this (`HandshakeAck::WithData`).
+            self.sides.backend.acknowledge();
+        }
         Ok(found)
     }
 

@@ -183,7 +183,7 @@ impl<'a> ClientWriter<'a> {
     pub(super) async fn send_data(&self, mut records: &[u8]) -> Result<(), Broken> {
         self.is_sending_data.set(true);
         while !records.is_empty() {
-            match self.send_behind_held(records) {
+            match self.send_in_order(records) {
                 Ok(len) => {
                     records = &records[len..];
                     self.sides.watch.touch();
@@ -196,22 +196,36 @@ impl<'a> ClientWriter<'a> {
         self.flush().await
     }
 
-    /// Sends what is held, and of `records` as much as the socket takes besides: the length of that.
-    fn send_behind_held(&self, records: &[u8]) -> io::Result<usize> {
+    /// Seals close_notify behind the data that is sealed and has to be sent next, with [`send_data`](Self::send_data): then it
+    /// leaves together with it. The caller ends the stream with [`close`](Self::close).
+    pub(super) fn end_behind_data(&self) -> Result<(), Broken> {
+        self.queue_alert(Alert::CLOSE_NOTIFY)?;
+        self.is_closed.set(true);
+        Ok(())
+    }
+
+    /// Sends what is held, and of `records` as much as the socket takes besides: the length of that. What was queued meanwhile
+    /// was sealed behind `records`, and stays, unless it is close_notify.
+    fn send_in_order(&self, records: &[u8]) -> io::Result<usize> {
+        let client = self.sides.client;
         let held_len = self.held_len.get();
-        if held_len == 0 {
-            return self.sides.client.send(records);
+        if held_len == 0 && !self.is_closed.get() {
+            return client.send(records);
         }
-        // What was queued meanwhile was sealed behind `records`, and stays.
         let mut queued = self.queued.borrow_mut();
-        let sent = self.sides.client.send_vectored(&[IoSlice::new(&queued[..held_len]), IoSlice::new(records)])?;
+        let (held, behind) = queued.split_at(held_len);
+        let parts = [held, records, behind].map(IoSlice::new);
+        let sent =
+            if self.is_closed.get() { client.send_before_end(&parts)? } else { client.send_vectored(&parts[..2])? };
         let ahead = sent.min(held_len);
+        let data = (sent - ahead).min(records.len());
         self.held_len.set(held_len - ahead);
-        queued.drain(..ahead);
+        // Whatever was sent of what is behind has `records` before it, so that nothing is held any more.
+        queued.drain(..sent - data);
         if queued.is_empty() {
             *queued = Vec::new();
         }
-        Ok(sent - ahead)
+        Ok(data)
     }
 
     /// Takes note of `bytes` that were given to the kernel to seal, and of how many more wait for that.
@@ -279,7 +293,10 @@ impl<'a> ClientWriter<'a> {
     ///
     /// Cancel safety: safe; the stream is then not ended.
     pub(super) async fn close(&self) -> Result<(), Broken> {
-        self.send_last(Alert::CLOSE_NOTIFY).await?;
+        // Unless it went with the last data.
+        if !self.is_closed.get() {
+            self.send_last(Alert::CLOSE_NOTIFY).await?;
+        }
         debug_assert!(self.is_closed.get(), "nothing follows close_notify");
         self.sides.client.shutdown_send();
         Ok(())
@@ -308,6 +325,11 @@ impl<'a> ClientWriter<'a> {
     /// Whether the kernel may hold the keys of a direction.
     pub(super) fn is_attached(&self) -> bool {
         self.offload.is_attached()
+    }
+
+    /// Whether close_notify is on its way or out.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
     }
 
     /// Whether control records wait.
@@ -358,7 +380,8 @@ impl<'a> ClientWriter<'a> {
         self.held_len.set(0);
         let mut queued = self.queued.borrow_mut();
         let client = self.sides.client;
-        let sent = if self.is_closed.get() { client.send_before_end(&queued) } else { client.send(&queued) };
+        let is_last = self.is_closed.get();
+        let sent = if is_last { client.send_before_end(&[IoSlice::new(&queued)]) } else { client.send(&queued) };
         match sent {
             Ok(len) if len == queued.len() => {
                 *queued = Vec::new();

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use monoio::net::TcpStream;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Most parts that one vectored call takes; further ones wait for the next call (UIO_MAXIOV is 1024).
@@ -74,6 +75,21 @@ impl Stream {
         check(|| unsafe { libc::recv(self.raw(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
     }
 
+    /// Whether everything was read and the peer has ended its side; nothing is taken away.
+    ///
+    /// # Errors
+    /// The socket's error, which the call takes with it.
+    pub fn is_at_end(&self) -> io::Result<bool> {
+        let mut byte = 0_u8;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        // SAFETY: the pointer describes one live, writable byte.
+        match check(|| unsafe { libc::recv(self.raw(), (&raw mut byte).cast(), 1, flags) }) {
+            Ok(len) => Ok(len == 0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads what is there into `parts`, in order; 0 is the end of the stream.
     ///
     /// # Errors
@@ -98,28 +114,31 @@ impl Stream {
         })
     }
 
-    /// As [`send`](Self::send), for what the end of the stream follows at once: the kernel holds it back for a moment, so that
-    /// both leave in one segment.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub fn send_before_end(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
-        // SAFETY: the pointer and length describe a live slice that send only reads.
-        check(|| unsafe { libc::send(self.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
-    }
-
     /// Sends a prefix of the concatenation of `parts` and returns its length; takes [`VECTOR_PARTS_MAX`] parts at most.
     ///
     /// # Errors
     /// `WouldBlock` when the send buffer is full, otherwise the socket's error; never raises SIGPIPE.
     pub fn send_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_message(parts, 0)
+    }
+
+    /// As [`send_vectored`](Self::send_vectored), for what the end of the stream follows at once: the kernel holds it back for
+    /// a moment, so that both leave in one segment.
+    ///
+    /// # Errors
+    /// As [`send_vectored`](Self::send_vectored).
+    pub fn send_before_end(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_message(parts, libc::MSG_MORE)
+    }
+
+    fn send_message(&self, parts: &[IoSlice<'_>], flags: libc::c_int) -> io::Result<usize> {
         let mut message = empty_message();
         message.msg_iov = parts.as_ptr().cast_mut().cast();
         message.msg_iovlen = parts.len().min(VECTOR_PARTS_MAX);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags;
         // SAFETY: `message` is initialised; its iovec array is `parts` (IoSlice has the layout of iovec), which sendmsg
         // only reads.
-        check(|| unsafe { libc::sendmsg(self.raw(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
+        check(|| unsafe { libc::sendmsg(self.raw(), &raw const message, flags) })
     }
 
     /// Holds back segments that are not full, until the returned value is dropped; not across a wait. Kernel TLS gives TCP
@@ -128,6 +147,12 @@ impl Stream {
         // A socket that refuses sends as it did before.
         let _ = self.options().set_tcp_cork(true);
         Cork { stream: self }
+    }
+
+    /// Acknowledges at once what the peer has sent and will send next: see [`HandshakeAck::WithData`].
+    pub fn acknowledge(&self) {
+        // Unix sockets have nothing to acknowledge.
+        let _ = self.options().set_tcp_quickack(true);
     }
 
     /// The address that the peer connected to, or that we connected from.
@@ -326,18 +351,39 @@ pub enum Connecting {
     InProgress(OwnedFd),
 }
 
-/// Starts a non-blocking connect to a TCP address or a unix socket.
+/// When the ACK that completes TCP's handshake leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeAck {
+    /// By itself: the peer may have to speak first.
+    AtOnce,
+    /// With the first data, which the caller sends as soon as it is connected: a segment less, and the peer wakes up once. The
+    /// caller then calls [`Stream::acknowledge`], because the kernel goes on holding back ACKs, and a peer that leaves Nagle's
+    /// algorithm on and writes twice waits for them.
+    WithData,
+}
+
+/// Starts a non-blocking connect to a TCP address or a unix socket. To a TCP address of the same machine it is often over on
+/// return.
 ///
 /// # Errors
 /// What socket(2) or connect(2) say; `WouldBlock` from a unix socket whose backlog is full.
-pub fn connect(address: &SockAddr) -> io::Result<Connecting> {
+pub fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Connecting> {
     let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
     if !address.is_unix() {
         socket.set_tcp_nodelay(true)?;
+        if ack == HandshakeAck::WithData {
+            socket.set_tcp_quickack(false)?;
+        }
     }
     match socket.connect(address) {
         Ok(()) => Ok(Connecting::Connected(socket.into())),
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::InProgress(socket.into())),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            let mut poll = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            let polled = nix::poll::poll(&mut poll, PollTimeout::ZERO);
+            // Anything else beside it is an error of the socket's, to be looked at by the caller.
+            let is_connected = polled == Ok(1) && poll[0].revents() == Some(PollFlags::POLLOUT);
+            Ok(if is_connected { Connecting::Connected(socket.into()) } else { Connecting::InProgress(socket.into()) })
+        }
         Err(error) => Err(error),
     }
 }

@@ -13,7 +13,7 @@ use super::proxy_header::{self, Introduction, ProxyHeaderRefused};
 use super::trace::Trace;
 use crate::backend::{self, DialError};
 use crate::relay::{self, Handover, Sides};
-use crate::sys::socket::Stream;
+use crate::sys::socket::{HandshakeAck, Stream};
 use crate::telemetry::access::version_names;
 use crate::telemetry::{CloseReason, Kind, Label};
 use crate::timer::Watch;
@@ -160,7 +160,9 @@ async fn prepare(
     drop((received, hello));
     let handover = established.into_handover();
 
-    let dialled = backend::dial(&route.servers, route.connect_timeout, watch, &worker.metrics).await;
+    // What came behind the handshake goes to the server as soon as there is one.
+    let ack = if handover.leftover.is_empty() { HandshakeAck::AtOnce } else { HandshakeAck::WithData };
+    let dialled = backend::dial(&route.servers, route.connect_timeout, ack, watch, &worker.metrics).await;
     let server = match dialled {
         Ok((server, address)) => {
             trace.connected(route.servers.name(), address);

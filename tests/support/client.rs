@@ -118,6 +118,16 @@ impl Client {
         self.try_connect().unwrap_or_else(|failure| panic!("handshake failed: {failure:?}"))
     }
 
+    /// Completes a handshake of TLS 1.3 whose last message leaves in one write with `request`.
+    pub(crate) fn connect_and_send(self, request: &[u8]) -> Tls {
+        let mut client = self.version(Version::Tls13).delivery(Delivery::HeldAfterHello).connect();
+        client.send(request);
+        let flight = client.take_held();
+        client.send_raw(&flight);
+        client.deliver(Delivery::Whole);
+        client
+    }
+
     /// Tries a handshake.
     pub(crate) fn try_connect(&self) -> Result<Tls, Refusal> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None).unwrap();
