@@ -119,6 +119,8 @@ fn first_answer_and_the_end_come_in_one_segment() {
     let world = World { proxy, backend };
     for version in Version::ALL {
         let (mut client, mut server) = world.connect(version);
+        // Long enough for the ACK of the handshake's last message.
+        std::thread::sleep(std::time::Duration::from_millis(100));
         let before = tcp::info(client.socket()).tcpi_segs_in;
         world.proxy.freeze(|| {
             server.write_all(b"answer").unwrap();

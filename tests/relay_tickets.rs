@@ -64,6 +64,8 @@ fn tickets_answer_and_end_come_in_one_segment_where_the_backend_closes_behind_it
     let mut client = Client::of(&proxy).connect_and_send(b"request");
     let mut server = backend.accept();
     assert_eq!(backend::receive(&mut server, 7), b"request");
+    // Long enough for an ACK that was held back.
+    thread::sleep(Duration::from_millis(100));
     let before = tcp::info(client.socket()).tcpi_segs_in;
     proxy.freeze(|| {
         server.write_all(b"answer").unwrap();

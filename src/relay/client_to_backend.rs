@@ -155,7 +155,7 @@ impl<'a> ClientToBackend<'a> {
             found = self.process(&mut buffer, held + len).await?;
         }
         if !leftover.is_empty() {
-            // The connect has held back its ACK for this (`HandshakeAck::WithData`).
+            // The connect has held back its ACK for this (`HandshakeAck::WithData`, which worker/connection.rs asks for).
             self.sides.backend.acknowledge();
         }
         Ok(found)

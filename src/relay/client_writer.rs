@@ -217,15 +217,14 @@ impl<'a> ClientWriter<'a> {
         let parts = [held, records, behind].map(IoSlice::new);
         let sent =
             if self.is_closed.get() { client.send_before_end(&parts)? } else { client.send_vectored(&parts[..2])? };
-        let ahead = sent.min(held_len);
-        let data = (sent - ahead).min(records.len());
-        self.held_len.set(held_len - ahead);
+        let sent = Sent::of(sent, held_len, records.len());
+        self.held_len.set(held_len - sent.held);
         // Whatever was sent of what is behind has `records` before it, so that nothing is held any more.
-        queued.drain(..sent - data);
+        queued.drain(..sent.held + sent.behind);
         if queued.is_empty() {
             *queued = Vec::new();
         }
-        Ok(data)
+        Ok(sent.records)
     }
 
     /// Takes note of `bytes` that were given to the kernel to seal, and of how many more wait for that.
@@ -397,4 +396,38 @@ impl<'a> ClientWriter<'a> {
     }
 }
 
+/// How many bytes were sent of each of three stretches that stand one behind the other.
+#[derive(Debug, PartialEq, Eq)]
+struct Sent {
+    held: usize,
+    records: usize,
+    behind: usize,
+}
+
+impl Sent {
+    fn of(sent: usize, held_len: usize, records_len: usize) -> Self {
+        let held = sent.min(held_len);
+        let records = (sent - held).min(records_len);
+        Self { held, records, behind: sent - held - records }
+    }
+}
+
 const _: () = assert!(PLAINTEXT_LEN_MAX + 13 + 17 <= super::buffer::SMALL_LEN, "a small buffer holds one record");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_told_apart_wherever_it_ended() {
+        for (held_len, records_len, behind_len) in [(0, 5, 3), (4, 5, 3), (4, 5, 0), (0, 1, 0)] {
+            for len in 0..=held_len + records_len + behind_len {
+                let sent = Sent::of(len, held_len, records_len);
+                assert_eq!(sent.held + sent.records + sent.behind, len);
+                assert!(sent.held <= held_len && sent.records <= records_len && sent.behind <= behind_len, "{sent:?}");
+                assert!(sent.records == 0 || sent.held == held_len, "{sent:?}");
+                assert!(sent.behind == 0 || sent.records == records_len, "{sent:?}");
+            }
+        }
+    }
+}

@@ -358,7 +358,8 @@ pub enum HandshakeAck {
     AtOnce,
     /// With the first data, which the caller sends as soon as it is connected: a segment less, and the peer wakes up once. The
     /// caller then calls [`Stream::acknowledge`], because the kernel goes on holding back ACKs, and a peer that leaves Nagle's
-    /// algorithm on and writes twice waits for them.
+    /// algorithm on and writes twice waits for them. Where a server of the same machine takes the connection back at once
+    /// (`tcp_abort_on_overflow`), the reset comes behind the data, not out of the connect.
     WithData,
 }
 

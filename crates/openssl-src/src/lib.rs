@@ -63,7 +63,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     (
         "ssl/statem/statem_srvr.c",
         "sess = d2i_SSL_SESSION_ex(NULL, &const_p, slen_full, sctx->libctx,\n        sctx->propq);",
-        "(void)sctx;\n    sess = SSL_SESSION_up_ref(s->session) ? s->session : NULL;",
+        "sess = SSL_SESSION_up_ref(s->session) ? s->session : NULL;",
     ),
     ("ssl/statem/statem_srvr.c", "slen = i2d_SSL_SESSION(sess, NULL);", "slen = slen_full;"),
 ];

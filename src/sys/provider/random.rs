@@ -1,8 +1,9 @@
-//! Random numbers: what OpenSSL draws comes from AWS-LC's generator, which asks no lock and no system call for it.
+//! Random numbers: what OpenSSL draws comes from AWS-LC's generator, which costs half as much.
 //!
-//! It is a CTR_DRBG of each thread, seeded from the kernel; memory that is wiped on fork keeps a child from its parent's
-//! numbers. OpenSSL's two streams, of what is sent and of what stays secret, are one here: an output tells nothing of the
-//! others.
+//! It is a CTR_DRBG of each thread, seeded from the kernel, and again after some thousand draws. A page that the kernel wipes on
+//! fork keeps a child from its parent's numbers, so that a draw needs no system call; it does take locks that all threads
+//! share, for reading. OpenSSL's two streams, of what is sent and of what stays secret, are one here: an output
+//! tells nothing of the others.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::NonNull;

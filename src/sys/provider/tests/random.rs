@@ -36,12 +36,17 @@ fn openssl_draws_from_the_provider() {
 fn as_much_is_filled_as_was_asked_for() {
     assert_eq!(draw(ptr::null_mut(), 0), 1);
     assert_eq!(draw(ptr::null_mut(), 1), 0, "nowhere to write to");
-    for len in [0, 1, 31, 32, 1 << 20] {
-        let mut out = vec![0xa5_u8; len + 64];
-        assert_eq!(draw(out.as_mut_ptr(), len), 1);
-        assert_eq!(out[len..], [0xa5; 64], "{len}");
-        if len >= 31 {
-            assert!(out[..len].windows(16).all(|bytes| bytes != [0xa5; 16] && bytes != [0; 16]), "{len}");
+    for len in [0, 1, 31, 32, 10_000] {
+        // Each byte differs at least once in so many draws.
+        let mut is_filled = vec![false; len];
+        for _ in 0..32 {
+            let mut out = vec![0xa5_u8; len + 64];
+            assert_eq!(draw(out.as_mut_ptr(), len), 1);
+            assert_eq!(out[len..], [0xa5; 64], "{len}");
+            for (is_filled, byte) in is_filled.iter_mut().zip(&out) {
+                *is_filled |= *byte != 0xa5 && *byte != 0;
+            }
         }
+        assert!(is_filled.iter().all(|is_filled| *is_filled), "{len}");
     }
 }
