@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     // First of all: OpenSSL takes an allocator only before it has allocated.
     sluice::sys::allocator::adopt_openssl();
     sluice::sys::allocator::refuse_huge_pages();
+    sluice::sys::allocator::map_reserved_range();
     let exit = match cli::Cli::parse().command {
         cli::Command::Check(arguments) => command::check::run(&arguments),
         cli::Command::Run(arguments) => command::run::run(&arguments),

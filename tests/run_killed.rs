@@ -4,6 +4,7 @@
 
 mod run_support;
 
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use run_support::{Backend, Options, Proxy};
+use run_support::{Backend, Options, Proxy, wait_until};
 
 /// Lives of the process, each ended at another moment.
 const LIVES: u64 = 12;
@@ -68,7 +69,14 @@ fn killed_at_any_moment_it_starts_again_with_its_ring() {
             revocation.wait().unwrap();
         }
         killpg(Pid::from_raw(proxy.pid() as i32), Signal::SIGKILL).unwrap();
+        let addresses = [proxy.address(), proxy.admin()];
         proxy.wait();
+        // A successor is no child of ours, and may take a moment longer to die.
+        wait_until(
+            "nobody listens any more",
+            || addresses.iter().all(|address| TcpStream::connect(address).is_err()).then_some(()),
+            String::new,
+        );
         assert!(sluice(&["tickets", "show"], &ring).status().unwrap().success(), "life {life}: the ring is whole");
         proxy.restart(grouped);
     }

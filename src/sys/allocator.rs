@@ -5,6 +5,8 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 /// Makes OpenSSL allocate with mimalloc; false when OpenSSL has allocated before, which leaves it with its own.
 ///
 /// To be called as the first statement of `main`.
@@ -21,6 +23,37 @@ pub fn adopt_openssl() -> bool {
 pub fn refuse_huge_pages() {
     // A kernel that cannot says so, and nothing is lost but memory.
     let _ = nix::sys::prctl::set_thp_disable(true);
+}
+
+/// Has mimalloc set up its map of pages for all of the address range that it reserves at the start.
+///
+/// mimalloc finds the page of a block in a table, and maps a part of it for every 512 MiB of addresses when the first block
+/// comes to lie there. Its range may begin anywhere before such a boundary. When RLIMIT_DATA or RLIMIT_AS is set below what
+/// is mapped while the process runs, nothing more can be mapped: the boundary would end the process although there is room
+/// in the range. Blocks that nobody touches take no memory.
+pub fn map_reserved_range() {
+    /// The range has a GiB (`arena_reserve`), in chunks of 32 MiB that no block spans; one or two are in use already. More
+    /// than there is room for would have mimalloc reserve another one.
+    const CHUNKS: usize = 30;
+    /// One to a chunk.
+    const BLOCK_LEN: usize = 31 << 20;
+
+    // With a limit from the start the range is smaller, and not to be filled.
+    let is_limited = [Resource::RLIMIT_DATA, Resource::RLIMIT_AS]
+        .iter()
+        .any(|resource| getrlimit(*resource).map_or(true, |(soft, _)| soft != RLIM_INFINITY));
+    if is_limited {
+        return;
+    }
+    let mut blocks = Vec::new();
+    for _ in 0..CHUNKS {
+        let mut block: Vec<u8> = Vec::new();
+        if block.try_reserve_exact(BLOCK_LEN).is_err() {
+            break;
+        }
+        // Otherwise the compiler sees that nobody uses it.
+        blocks.push(std::hint::black_box(block));
+    }
 }
 
 /// Gives what this thread has freed back to the system, as far as whole pages are free. To be called when a burst of
