@@ -14,8 +14,8 @@ use openssl::x509::{X509CrlRef, X509VerifyResult};
 /// 3.2 has no compression, and no meaning for it.
 pub const NO_RX_CERTIFICATE_COMPRESSION: SslOptions = SslOptions::from_bits_retain(1 << 33);
 
-/// To send the certificates that were set and no other: OpenSSL by itself looks for the issuers of a lone certificate among
-/// the authorities that clients are verified with, in each handshake.
+/// To send the certificates that were set and no other: OpenSSL by itself looks in the context's store for the issuers of a
+/// lone certificate, in each handshake. That store is empty here, so it is only the time that is saved.
 pub const NO_AUTO_CHAIN: SslMode = SslMode::from_bits_retain(openssl_sys::SSL_MODE_NO_AUTO_CHAIN);
 
 /// The name of the key-exchange group that the handshake settled on, as OpenSSL spells it; none before it did.

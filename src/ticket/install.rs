@@ -150,9 +150,10 @@ impl TicketHooks for Tickets {
             let marked = session.set_application_data(&provenance.encode());
             marked.is_ok().then_some(lifetime)
         };
-        // At least a second: as it comes, OpenSSL 4.0.3 takes a session without timeout for a broken one and ends the handshake; ours
-        // (crates/openssl-src) gives it three seconds. No ticket comes of it, because `seal` checks the lifetime by our own account. That is also why a failure, which
-        // only a broken session can cause, may be ignored.
+        // At least a second: as it comes, OpenSSL 4.0.3 takes a session without timeout for a broken one and ends the
+        // handshake, and what it reads from such a ticket has three seconds (ssl_asn1.c). No ticket comes of it, because `seal`
+        // checks the lifetime by our own account. That is also why a failure, which only a broken session can cause, may be
+        // ignored.
         let seconds = timeout.map_or(1, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1));
         let _ = session.set_timeout(seconds);
     }
