@@ -345,7 +345,8 @@ impl Write for Wire {
         // OpenSSL hands over whole records; of a flight only the last one matters.
         self.last_record = last_record(bytes).to_vec();
         match self.delivery {
-            Delivery::Whole => self.socket.write_all(bytes)?,
+            // Not all of it: of a socket that does not block OpenSSL must hear how much it took, and go on behind that.
+            Delivery::Whole => return self.socket.write(bytes),
             Delivery::Bytewise => bytes.chunks(1).try_for_each(|byte| self.socket.write_all(byte))?,
             Delivery::HelloInRecordsOf(len) => {
                 self.socket.write_all(&in_records_of(len, bytes))?;

@@ -249,14 +249,18 @@ impl Connection {
                         return;
                     }
                 }
-                Ok(0) | Err(_) => return,
+                Ok(0) => {
+                    self.socket.thread().remember_fin(false);
+                    return;
+                }
+                Err(_) => return,
             }
         }
     }
 
     fn note_impatience(&self, outcome: Result<(), ErrorClass>) {
         if outcome == Err(ErrorClass::Timeout) {
-            self.socket.thread().remember_fin();
+            self.socket.thread().remember_fin(true);
         }
     }
 

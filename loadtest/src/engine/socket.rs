@@ -33,8 +33,8 @@ pub struct Thread {
     open: RefCell<Vec<Option<Rc<Vitals>>>>,
     free: RefCell<Vec<usize>>,
     halted: Cell<bool>,
-    /// The target closes only when it sees a FIN.
-    awaits_fin: Cell<bool>,
+    /// The target closes only when it sees a FIN; none while it has not closed anything.
+    awaits_fin: Cell<Option<bool>>,
 }
 
 /// What the sweep needs of a socket.
@@ -64,7 +64,7 @@ impl Thread {
             open: RefCell::default(),
             free: RefCell::default(),
             halted: Cell::new(false),
-            awaits_fin: Cell::new(false),
+            awaits_fin: Cell::new(None),
         })
     }
 
@@ -96,14 +96,17 @@ impl Thread {
         self.timeout
     }
 
-    /// What [`Thread::remember_fin`] found out.
+    /// Whether the target closes TCP only behind a FIN, as far as is known.
     pub fn awaits_fin(&self) -> bool {
-        self.awaits_fin.get()
+        self.awaits_fin.get() == Some(true)
     }
 
-    /// The target does not close on a close_notify alone.
-    pub fn remember_fin(&self) {
-        self.awaits_fin.set(true);
+    /// Takes note of whether the target closed TCP behind a close_notify alone. The first answer stands: a machine that
+    /// stops for a moment makes a target late, and must not make every close from then on cost a port.
+    pub fn remember_fin(&self, awaits_fin: bool) {
+        if self.awaits_fin.get().is_none() {
+            self.awaits_fin.set(Some(awaits_fin));
+        }
     }
 
     fn register(&self, vitals: Rc<Vitals>) -> usize {

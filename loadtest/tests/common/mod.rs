@@ -42,6 +42,8 @@ pub enum Close {
     /// As soon as the client has said its close_notify.
     #[default]
     Notified,
+    /// Like [`Close::Notified`], but behind the 20th handshake longer than the client has patience for.
+    LateOnce,
     /// Only when the client has closed TCP.
     Fin,
     /// When the client has answered the target's close_notify.
@@ -134,7 +136,7 @@ fn serve(acceptor: &SslAcceptor, stream: TcpStream, shared: &Shared) {
     stream.set_nodelay(true).unwrap();
     // A client that gives up is what some tests are about.
     let Ok(mut stream) = acceptor.accept(stream) else { return };
-    shared.served.handshakes.fetch_add(1, SeqCst);
+    let handshake = shared.served.handshakes.fetch_add(1, SeqCst) + 1;
     shared.served.resumed.fetch_add(u64::from(stream.ssl().session_reused()), SeqCst);
     let mut count = 0;
     while let Some((path, closes, body)) = read_request(&mut stream) {
@@ -144,6 +146,9 @@ fn serve(acceptor: &SslAcceptor, stream: TcpStream, shared: &Shared) {
         if answer(&mut stream, shared.behaviour.answer, &path, body, last).is_none() || last {
             break;
         }
+    }
+    if shared.behaviour.close == Close::LateOnce && handshake == 20 {
+        std::thread::sleep(Duration::from_millis(800)); // the lateness itself
     }
     let _ = stream.shutdown();
     if shared.behaviour.close == Close::Answer {
