@@ -3,21 +3,23 @@
 //! `GET /bytes/N` answers `N` bytes, `POST` and `PUT` take any body and answer its length, `GET /stats` answers what
 //! was served, and any other `GET` answers `ok`. Connections are kept alive.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Type};
 
-use crate::engine::http::{HEAD_BYTES_MAX, Head};
+use crate::engine::http::{Body, HEAD_BYTES_MAX, Head};
 use crate::engine::runtime::{Engine, pin_to};
-use crate::engine::socket::{BOX_BYTES, SWEEP_INTERVAL, Socket, Thread, Wire};
+use crate::engine::socket::{BOX_BYTES, SWEEP_INTERVAL, Socket, Thread, Wire, never_pace};
 use crate::result::ErrorClass;
 
 /// What was served.
@@ -101,6 +103,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if address.ip().to_canonical().is_loopback() {
+        never_pace(&socket);
+    }
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
@@ -111,16 +116,19 @@ async fn accept(listener: TcpListener, served: Arc<Served>) -> io::Result<()> {
     let thread = Thread::new(WRITE_TIMEOUT);
     monoio::spawn(sweep(Rc::clone(&thread)));
     // Only its readiness is used, which the runtime offers for sockets in any clothes.
+    let payload = Rc::new(payload_file()?);
     let readiness = TcpStream::from_std(StdStream::from(OwnedFd::from(listener.try_clone()?)))?;
     loop {
         readiness.readable(false).await?;
         while let Some(stream) = accept_one(&listener).await {
             served.connections.fetch_add(1, Relaxed);
             let Ok(socket) = Socket::adopt(&thread, stream) else { continue };
-            let served = Arc::clone(&served);
+            let (served, payload) = (Arc::clone(&served), Rc::clone(&payload));
             monoio::spawn(async move {
                 // A client that goes away ends its connection; there is nobody to tell.
-                let _ = Session { wire: Wire(socket), served, buffer: vec![0; BUFFER_BYTES], filled: 0 }.run().await;
+                let _ = Session { wire: Wire(socket), served, payload, buffer: vec![0; BUFFER_BYTES], filled: 0 }
+                    .run()
+                    .await;
             });
         }
     }
@@ -154,6 +162,8 @@ async fn sweep(thread: Rc<Thread>) {
 struct Session {
     wire: Wire,
     served: Arc<Served>,
+    /// Holds [`PAYLOAD_FILE_BYTES`] of payload.
+    payload: Rc<File>,
     buffer: Vec<u8>,
     /// Bytes in the buffer that belong to the next message.
     filled: usize,
@@ -162,7 +172,7 @@ struct Session {
 /// The part of a request that outlives its head.
 struct Request {
     answer: Answer,
-    body: crate::engine::http::Body,
+    body: Body,
     closes: bool,
     expects_continue: bool,
 }
@@ -228,9 +238,32 @@ impl Session {
             if request.body.is_finished() {
                 return Ok(received);
             }
+            // Nobody looks at what a body of a known length consists of.
+            if let Body::Left(left) = &mut request.body
+                && *left > self.buffer.len() as u64
+            {
+                let count = self.discard(*left).await?;
+                received += count;
+                *left -= count;
+                continue;
+            }
             match self.receive().await? {
                 0 => return Err(ErrorClass::Closed),
                 count => self.filled += count,
+            }
+        }
+    }
+
+    /// Drops up to `count` bytes that the client sends, at least one.
+    async fn discard(&mut self, count: u64) -> Result<u64, ErrorClass> {
+        loop {
+            match self.wire.0.discard(usize::try_from(count).unwrap_or(usize::MAX).min(DISCARDED_BYTES_MAX)) {
+                Ok(0) => return Err(ErrorClass::Closed),
+                Ok(count) => return Ok(count as u64),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wire.0.wait_readable_forever().await?;
+                }
+                Err(error) => return Err(crate::engine::socket::class(&error)),
             }
         }
     }
@@ -255,8 +288,8 @@ impl Session {
         left -= beside_head;
         self.wire.0.send_all(&first).await?;
         while left > 0 {
-            let count = left.min(PAYLOAD.len() as u64);
-            self.wire.0.send_all(&PAYLOAD[..usize::try_from(count).unwrap_or(PAYLOAD.len())]).await?;
+            let count = left.min(PAYLOAD_FILE_BYTES as u64);
+            self.wire.0.send_file(self.payload.as_fd(), count as usize).await?;
             left -= count;
         }
         Ok(())
@@ -299,6 +332,18 @@ fn text(status: u16, text: String) -> (u16, u64, String) {
     (status, text.len() as u64, text)
 }
 
+/// A file in memory from which large downloads are sent.
+fn payload_file() -> io::Result<File> {
+    let mut file = File::from(memfd_create("payload", MFdFlags::MFD_CLOEXEC)?);
+    for _ in 0..PAYLOAD_FILE_BYTES / PAYLOAD.len() {
+        file.write_all(&PAYLOAD)?;
+    }
+    Ok(file)
+}
+
+const PAYLOAD_FILE_BYTES: usize = 4 * PAYLOAD.len();
+/// Most that one call takes off an upload.
+const DISCARDED_BYTES_MAX: usize = 1 << 20;
 /// What downloads consist of.
 static PAYLOAD: [u8; BOX_BYTES] = [b'd'; BOX_BYTES];
 /// Room for a head and for a good part of an upload.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use common::{Answer, Behaviour, Target, Tickets, read_until, run, wait_until};
 use sluice_loadtest::backend;
@@ -96,7 +96,8 @@ fn target_that_waits_for_the_answer_to_its_close_notify_gets_it() {
 fn target_that_is_late_once_does_not_make_every_later_close_cost_a_port() {
     let target = Target::start(Behaviour { close: common::Close::LateOnce, ..Behaviour::default() });
     // One behind the other, so that most come behind the late one.
-    let result = run(&Plan { requests: Some(100), connections: 1, ..target.plan(Scenario::Handshake) });
+    let plan = Plan { requests: Some(100), connections: 1, ..target.plan(Scenario::Handshake) };
+    let result = run(&Plan { duration: Duration::from_secs(20), ..plan });
     assert_eq!((result.work.count, result.errors.len()), (100, 0), "{result:#?}");
     assert!(ports_in_time_wait(&target) <= FEW_PORTS, "{} ports wait", ports_in_time_wait(&target));
 }
@@ -326,4 +327,27 @@ fn backend_takes_chunked_uploads_and_expectations() {
     read_until(&mut stream, "\r\n\r\ndddddddddd");
     assert_eq!(served.read().requests, 2);
     assert_eq!((served.read().received, served.read().sent), (5, 10));
+}
+
+#[test]
+fn backend_takes_no_byte_too_much_of_an_upload_and_sends_none_too_few() {
+    let (address, served) = plain_backend();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut total = 0;
+    // Around the buffer of the backend (64 KiB), the piece that leaves with the head (256 KiB) and the file behind it (1 MiB).
+    let around = [0, 1 << 16, 1 << 18, 1 << 20, 3 << 20].map(|at: usize| at.saturating_sub(1)..at + 2);
+    for length in around.into_iter().flatten() {
+        // The next request stands behind the body, in one piece with its end.
+        let mut message = format!("POST /x HTTP/1.1\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+        message.resize(message.len() + length, b'u');
+        message.extend_from_slice(format!("GET /bytes/{length} HTTP/1.1\r\n\r\n").as_bytes());
+        stream.write_all(&message).unwrap();
+        read_until(&mut stream, &format!("\r\n\r\n{length}\n"));
+        read_until(&mut stream, &format!("Content-Length: {length}\r\n\r\n"));
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).unwrap();
+        assert!(body.iter().all(|byte| *byte == b'd'), "{length}");
+        total += length as u64;
+    }
+    assert_eq!((served.read().received, served.read().sent), (total, total));
 }

@@ -188,6 +188,9 @@ impl Socket {
         let socket = NewSocket::new(Domain::for_address(address), kind, Some(Protocol::TCP)).map_err(|e| class(&e))?;
         // Nagle would hold the Finished back until the server's tickets are acknowledged.
         socket.set_tcp_nodelay(true).map_err(|e| class(&e))?;
+        if address.ip().to_canonical().is_loopback() {
+            never_pace(&socket);
+        }
         if let Some(source) = source {
             socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| class(&e))?;
         }
@@ -295,6 +298,29 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends `count` bytes from the start of `file`, which has as many, past the outbox, which must be empty.
+    pub async fn send_file(&self, file: BorrowedFd<'_>, count: usize) -> Result<(), ErrorClass> {
+        debug_assert!(self.outbox.borrow().is_empty(), "bytes in the outbox go first");
+        let mut left = count;
+        while left > 0 {
+            match sys::send_file(self.as_fd(), file, left) {
+                Ok(0) => return Err(ErrorClass::Local),
+                Ok(sent) => left -= sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.ended().unwrap_or_else(|| class(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives up to `count` bytes and drops them, for who only wants their number. Everything received before must have
+    /// been read.
+    pub fn discard(&self, count: usize) -> io::Result<usize> {
+        debug_assert!(self.inbox.borrow().bytes.is_empty(), "bytes in the inbox come first");
+        self.receive_with(count, || sys::discard(self.as_fd(), count))
+    }
+
     /// From here on nothing is read beyond what is asked for.
     pub fn read_exactly(&self) {
         self.exact.set(true);
@@ -344,23 +370,19 @@ impl Socket {
     }
 
     fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.receive_with(into.len(), || Ok(recv(self.fd, into, MsgFlags::empty())?))
+    }
+
+    /// Receives at most `room` bytes with `call`.
+    fn receive_with(&self, room: usize, call: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
         if !self.ready.get() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        match recv(self.fd, into, MsgFlags::empty()) {
-            Ok(count) => {
-                // After a short receive the next one would most likely find nothing: wait first. The end of the
-                // stream stays readable.
-                if count != 0 && count < into.len() {
-                    self.ready.set(false);
-                }
-                Ok(count)
-            }
-            Err(errno) => {
-                self.ready.set(false);
-                Err(errno.into())
-            }
-        }
+        let outcome = call();
+        // After a short receive the next one would most likely find nothing: wait first. The end of the stream stays
+        // readable.
+        self.ready.set(outcome.as_ref().is_ok_and(|count| *count == 0 || *count == room));
+        outcome
     }
 }
 
@@ -430,6 +452,14 @@ impl Write for Wire {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Has `socket`, which is not connected yet, send as soon as the peer has room: over loopback there is no congestion to control,
+/// and an algorithm of the machine that paces (bbr) would make the sender the bottleneck, not what is measured. A listening
+/// socket hands this down to what it accepts.
+pub fn never_pace(socket: &NewSocket) {
+    // Part of every kernel and open to every process. Refused, the machine's own choice stays.
+    let _ = socket.set_tcp_congestion(b"reno");
 }
 
 /// The class of a socket error.
