@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 
 use monoio::net::TcpStream;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Most parts that one vectored call takes; further ones wait for the next call (UIO_MAXIOV is 1024).
 pub const VECTOR_PARTS_MAX: usize = 64;
@@ -219,8 +219,8 @@ impl Stream {
         self.inner.as_raw_fd()
     }
 
-    fn options(&self) -> socket2::SockRef<'_> {
-        socket2::SockRef::from(self)
+    fn options(&self) -> SockRef<'_> {
+        SockRef::from(self)
     }
 }
 
@@ -312,6 +312,7 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    never_pace_loopback(SockRef::from(&socket), address);
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
@@ -319,12 +320,12 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
 
 /// Closes a socket that no worker has taken over, so that the peer reads a reset.
 pub fn reset(socket: OwnedFd) {
-    let _ = socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+    let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
 /// Whether connections can still be accepted from a socket that was made to listen.
 pub fn is_listening(socket: &OwnedFd) -> bool {
-    socket2::SockRef::from(socket).is_listener().unwrap_or(false)
+    SockRef::from(socket).is_listener().unwrap_or(false)
 }
 
 /// Makes a listening socket of another process like those of [`listen()`], and gives its address.
@@ -332,13 +333,14 @@ pub fn is_listening(socket: &OwnedFd) -> bool {
 /// # Errors
 /// `InvalidInput` where it is no listening TCP socket.
 pub fn take_listener(socket: &OwnedFd) -> io::Result<SocketAddr> {
-    let options = socket2::SockRef::from(socket);
+    let options = SockRef::from(socket);
     let address = options.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
     if !options.is_listener()? || options.r#type()? != Type::STREAM {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     options.set_nonblocking(true)?;
     options.set_tcp_nodelay(true)?;
+    never_pace_loopback(options, address);
     Ok(address)
 }
 
@@ -372,9 +374,8 @@ pub fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Connecting> 
     let socket = Socket::new(address.domain(), Type::STREAM.nonblocking().cloexec(), None)?;
     if !address.is_unix() {
         socket.set_tcp_nodelay(true)?;
-        if is_loopback(address) {
-            // Refused, the machine's own choice stays: slower, and nothing else.
-            let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION_CONTROL);
+        if let Some(address) = address.as_socket() {
+            never_pace_loopback(SockRef::from(&socket), address);
         }
         if ack == HandshakeAck::WithData {
             socket.set_tcp_quickack(false)?;
@@ -394,12 +395,17 @@ pub fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Connecting> 
 }
 
 /// On the way to this machine itself there is no congestion to control, and an algorithm that paces (bbr) sends in pieces and by
-/// timers: an upload cost 16 % more (docs/performance.md). Reno is part of every kernel and open to every process; it does
-/// nothing but let the window grow. To be set before the connect: pacing that has begun stays (`sk_pacing_status`).
+/// timers (docs/decisions/0017-loopback.md). Reno is part of every kernel and open to every process; it does nothing but let
+/// the window grow.
 const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
 
-fn is_loopback(address: &SockAddr) -> bool {
-    address.as_socket().is_some_and(|address| address.ip().to_canonical().is_loopback())
+/// Gives a socket of this machine's own addresses [`LOOPBACK_CONGESTION_CONTROL`]; a listening one hands it down to what it
+/// accepts. To be called before a connect: pacing that has begun goes on under any algorithm (`sk_pacing_status`).
+fn never_pace_loopback(socket: SockRef<'_>, address: SocketAddr) {
+    if address.ip().to_canonical().is_loopback() {
+        // Refused, the machine's own choice stays: slower, and nothing else.
+        let _ = socket.set_tcp_congestion(LOOPBACK_CONGESTION_CONTROL);
+    }
 }
 
 fn empty_message() -> libc::msghdr {
@@ -425,24 +431,46 @@ fn check(mut call: impl FnMut() -> isize) -> io::Result<usize> {
 mod tests {
     use super::*;
 
+    fn congestion_control(socket: impl AsFd) -> Vec<u8> {
+        let mut name = SockRef::from(&socket.as_fd()).tcp_congestion().unwrap();
+        name.retain(|byte| *byte != 0);
+        name
+    }
+
     #[test]
-    fn connection_to_this_machine_has_an_algorithm_that_does_not_pace() {
+    fn both_ends_of_a_connection_within_this_machine_have_an_algorithm_that_does_not_pace() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             // A machine may have no IPv6.
-            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let Ok(listener) = listen(address.parse().unwrap(), 1) else { continue };
+            let listener = std::net::TcpListener::from(listener);
             let address = SockAddr::from(listener.local_addr().unwrap());
             let (Connecting::Connected(socket) | Connecting::InProgress(socket)) =
                 connect(&address, HandshakeAck::AtOnce).unwrap();
-            let name = socket2::SockRef::from(&socket).tcp_congestion().unwrap();
-            assert_eq!(name.split(|byte| *byte == 0).next(), Some(LOOPBACK_CONGESTION_CONTROL));
+            assert_eq!(congestion_control(socket), LOOPBACK_CONGESTION_CONTROL);
+            listener.set_nonblocking(false).unwrap();
+            assert_eq!(congestion_control(listener.accept().unwrap().0), LOOPBACK_CONGESTION_CONTROL);
         }
     }
 
     #[test]
-    fn only_addresses_of_this_machine_are_loopback() {
-        let is_loopback = |address: &str| is_loopback(&address.parse::<SocketAddr>().unwrap().into());
-        assert!(["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "[::ffff:127.0.0.1]:1"].into_iter().all(is_loopback));
-        assert!(!["10.0.0.1:1", "[fd00::1]:1", "[::ffff:10.0.0.1]:1", "0.0.0.0:1"].into_iter().any(is_loopback));
-        assert!(!super::is_loopback(&SockAddr::unix("/run/backend.sock").unwrap()));
+    fn listening_socket_of_another_process_gets_it_too_and_one_for_every_address_does_not() {
+        let ours = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        take_listener(&ours).unwrap();
+        assert_eq!(congestion_control(ours), LOOPBACK_CONGESTION_CONTROL);
+        let everybodys = listen("0.0.0.0:0".parse().unwrap(), 1).unwrap();
+        let default = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert_eq!(congestion_control(everybodys), congestion_control(default));
+    }
+
+    #[test]
+    fn address_of_this_machine_may_be_mapped_into_ipv6() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        never_pace_loopback(SockRef::from(&socket), "[::ffff:10.0.0.1]:1".parse().unwrap());
+        assert_eq!(
+            congestion_control(&socket),
+            congestion_control(Socket::new(Domain::IPV4, Type::STREAM, None).unwrap())
+        );
+        never_pace_loopback(SockRef::from(&socket), "[::ffff:127.0.0.1]:1".parse().unwrap());
+        assert_eq!(congestion_control(&socket), LOOPBACK_CONGESTION_CONTROL);
     }
 }
