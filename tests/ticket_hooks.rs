@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use openssl::ssl::{SslContext, SslVersion};
 use sluice::sys::openssl_ext::{
-    Admission, Handshake, ProtectionSlot, Session, TicketHooks, install_ticket_hooks, ticket_panics_caught,
+    Admission, Handshake, ProtectionSlot, Session, TicketHooks, TicketProtection, install_ticket_hooks,
+    ticket_panics_caught,
 };
 use sluice::ticket::provenance::{PROVENANCE_BYTES, Provenance};
-use sluice::ticket::{ManualClock, ScopeKeys, TicketCounters, TicketOpening, TicketSettings, seal};
+use sluice::ticket::{ManualClock, ScopeKeys, TicketCounters, TicketKey, TicketOpening, TicketSettings, seal};
 use ticket_common::*;
 
 const VERSIONS: [SslVersion; 2] = [SslVersion::TLS1_2, SslVersion::TLS1_3];
@@ -23,7 +24,7 @@ enum Fault {
     Seal,
     Open,
     Admit,
-    BadKeyLength,
+    BadKey,
 }
 
 /// Hooks with one fixed key that fail where they are told to.
@@ -35,8 +36,28 @@ impl Faulty {
     }
 
     fn protect(&self, slot: &mut ProtectionSlot<'_>) -> bool {
-        let cipher_key = if self.0 == Fault::BadKeyLength { &[2; 31][..] } else { &[2; 32] };
-        slot.protect(&[1; 16], cipher_key, &[3; 32]).is_ok()
+        if self.0 == Fault::BadKey { slot.protect(&BadKey) } else { slot.protect(&TicketKey::from_block(&[2; 80])) }
+    }
+}
+
+/// A key that protects nothing.
+struct BadKey;
+
+impl TicketProtection for BadKey {
+    fn key_name(&self) -> &[u8; 16] {
+        &[1; 16]
+    }
+    fn cipher_key(&self) -> &[u8] {
+        &[2; 31]
+    }
+    fn mac_key(&self) -> &[u8] {
+        &[3; 32]
+    }
+    fn seal_into(&self, _: &[u8], _: &mut [u8]) -> Option<usize> {
+        None
+    }
+    fn open_into(&self, _: &[u8], _: &mut [u8]) -> Option<usize> {
+        None
     }
 }
 
@@ -83,7 +104,7 @@ fn fault_in_a_hook_costs_the_ticket_and_never_the_handshake() {
         let done = connect(&faulty_server(version, Fault::Seal), &Offer::default());
         assert!(ticket_panics_caught() > before);
         assert!(version == SslVersion::TLS1_2 || done.sessions.is_empty());
-        let done = connect(&faulty_server(version, Fault::BadKeyLength), &Offer::resume(&session));
+        let done = connect(&faulty_server(version, Fault::BadKey), &Offer::resume(&session));
         assert!(!done.resumed);
     }
 }

@@ -1,8 +1,11 @@
 //! OpenSSL's session-ticket callbacks, which the `openssl` crate does not wrap.
 //!
 //! OpenSSL calls twice for each ticket. Issuing: first the session may be amended ([`TicketHooks::issue`]), then the key
-//! is asked for ([`TicketHooks::seal`]). Opening: first the key ([`TicketHooks::open`]), then, once OpenSSL has checked
-//! the MAC and decrypted, the session is shown ([`TicketHooks::admit`]).
+//! is asked for ([`TicketHooks::seal`]). Opening: first the key ([`TicketHooks::open`]), then, once the MAC was checked and
+//! the content decrypted, the session is shown ([`TicketHooks::admit`]).
+//!
+//! Our build of OpenSSL has the key protect the ticket itself (`by_key.rs`, docs/decisions/0018-ticket-sealing.md), the
+//! system's protects it in contexts of its own (`by_openssl.rs`). The bytes are the same.
 //!
 //! No hook can fail a handshake: whatever goes wrong, a panic included, means "no ticket" or "full handshake".
 
@@ -14,20 +17,28 @@ use std::sync::{Arc, LazyLock};
 use std::{ptr, slice};
 
 use foreign_types_shared::ForeignTypeRef;
-use openssl::cipher::{Cipher, CipherRef};
-use openssl::cipher_ctx::CipherCtxRef;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{NameType, Ssl, SslContext, SslContextBuilder, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::X509Ref;
 use openssl_sys as ffi;
 
+#[cfg(feature = "vendored-openssl")]
+mod by_key;
+#[cfg(not(feature = "vendored-openssl"))]
+mod by_openssl;
+
+#[cfg(feature = "vendored-openssl")]
+use by_key as protection;
+#[cfg(not(feature = "vendored-openssl"))]
+use by_openssl as protection;
+
+pub use protection::ProtectionSlot;
+
 /// Bytes of a key name.
 pub const TICKET_KEY_NAME_BYTES: usize = 16;
 /// Bytes of the session id contexts that handshakes choose between: as many as OpenSSL takes.
 pub const SESSION_ID_CONTEXT_BYTES: usize = 32;
-/// Bytes of the initialisation vector of AES-CBC, and of the buffer that OpenSSL hands to the callback.
-pub const TICKET_IV_BYTES: usize = 16;
 
 /// What a listener does with tickets.
 ///
@@ -59,13 +70,12 @@ pub enum Admission {
 
 /// Installs `hooks` as the ticket callbacks of a context.
 pub fn install_ticket_hooks(ctx: &mut SslContextBuilder, hooks: Arc<dyn TicketHooks>) -> Result<(), ErrorStack> {
-    // Fetched here so that a missing algorithm is an error at start-up and not in a callback.
-    Protection::fetched()?;
+    protection::prepare()?;
     ctx.set_ex_data(hooks_index()?, Hooks(hooks));
     let raw = ctx.as_ptr();
     // SAFETY: `raw` is the live context of the builder; the callback has the type that OpenSSL expects and lives as long
     // as the program.
-    let set = unsafe { SSL_CTX_set_tlsext_ticket_key_evp_cb(raw, Some(ticket_key_callback)) };
+    let set = unsafe { SSL_CTX_set_tlsext_ticket_key_evp_cb(raw, Some(protection::ticket_key_callback)) };
     if set != 1 {
         return Err(ErrorStack::get());
     }
@@ -206,159 +216,19 @@ impl Session<'_> {
     }
 }
 
-/// Where OpenSSL wants the key for one ticket. Sealing or opening is fixed by the callback that made the slot.
-#[derive(Debug)]
-pub struct ProtectionSlot<'a> {
-    key_name: *mut c_uchar,
-    iv: *mut c_uchar,
-    cipher: *mut ffi::EVP_CIPHER_CTX,
-    mac: *mut ffi::EVP_MAC_CTX,
-    direction: Direction,
-    callback: PhantomData<&'a mut ffi::EVP_CIPHER_CTX>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Seal,
-    Open,
-}
-
-impl ProtectionSlot<'_> {
-    /// Sets the key: AES-CBC under `cipher_key` (16 or 32 bytes, else an error) and HMAC-SHA256 under `mac_key`. When
-    /// sealing, writes `key_name` and a random IV into the ticket.
-    pub fn protect(
-        &mut self,
-        key_name: &[u8; TICKET_KEY_NAME_BYTES],
-        cipher_key: &[u8],
-        mac_key: &[u8],
-    ) -> Result<(), ErrorStack> {
-        let cipher = aes_cbc(cipher_key.len())?;
-        // SAFETY: OpenSSL made the context for this callback and uses it nowhere else meanwhile.
-        let ctx = unsafe { CipherCtxRef::from_ptr_mut(self.cipher) };
-        if self.direction == Direction::Seal {
-            let mut iv = [0; TICKET_IV_BYTES];
-            openssl::rand::rand_bytes(&mut iv)?;
-            // SAFETY: when sealing, `iv` points at EVP_MAX_IV_LENGTH (16) writable bytes.
-            unsafe { ptr::copy_nonoverlapping(iv.as_ptr(), self.iv, TICKET_IV_BYTES) };
-            // SAFETY: when sealing, `key_name` points at 16 writable bytes.
-            unsafe { ptr::copy_nonoverlapping(key_name.as_ptr(), self.key_name, TICKET_KEY_NAME_BYTES) };
-            ctx.encrypt_init(Some(cipher), Some(cipher_key), Some(&iv))?;
-        } else {
-            // SAFETY: when opening, OpenSSL has checked that the ticket holds a name and an IV.
-            let iv = unsafe { slice::from_raw_parts(self.iv, TICKET_IV_BYTES) };
-            ctx.decrypt_init(Some(cipher), Some(cipher_key), Some(iv))?;
-        }
-        self.set_mac(mac_key)
-    }
-
-    fn set_mac(&mut self, mac_key: &[u8]) -> Result<(), ErrorStack> {
-        // SAFETY: OpenSSL made the context for this callback and uses it nowhere else meanwhile.
-        unsafe { init_hmac_sha256(self.mac, mac_key) }
-    }
-}
-
-/// AES-CBC for a key of 16 or 32 bytes, fetched once in this process; an error for any other length.
-pub fn aes_cbc(key_bytes: usize) -> Result<&'static CipherRef, ErrorStack> {
-    Protection::fetched()?.cipher(key_bytes)
-}
-
-/// HMAC-SHA256 the way OpenSSL computes it over a ticket: algorithm fetched and context made anew each time. For
-/// tickets outside a handshake: vectors, fuzzing, measurements.
-#[derive(Debug)]
-pub struct HmacSha256(*mut ffi::EVP_MAC_CTX);
-
-impl HmacSha256 {
-    /// A computation under `key`.
-    pub fn new(key: &[u8]) -> Result<Self, ErrorStack> {
-        // SAFETY: both names are terminated strings; null stands for the default library context.
-        let algorithm = unsafe { ffi::EVP_MAC_fetch(ptr::null_mut(), c"HMAC".as_ptr(), ptr::null()) };
-        if algorithm.is_null() {
-            return Err(ErrorStack::get());
-        }
-        // SAFETY: `algorithm` is alive; the context takes a reference of its own.
-        let ctx = unsafe { ffi::EVP_MAC_CTX_new(algorithm) };
-        // SAFETY: this gives back the one reference that the fetch gave.
-        unsafe { ffi::EVP_MAC_free(algorithm) };
-        if ctx.is_null() {
-            return Err(ErrorStack::get());
-        }
-        let mac = Self(ctx);
-        // SAFETY: the context is alive and owned by `mac`.
-        unsafe { init_hmac_sha256(mac.0, key)? };
-        Ok(mac)
-    }
-
-    /// Adds bytes.
-    pub fn update(&mut self, data: &[u8]) -> Result<(), ErrorStack> {
-        // SAFETY: the context is alive; OpenSSL reads `data.len()` bytes from a live slice.
-        let done = unsafe { ffi::EVP_MAC_update(self.0, data.as_ptr(), data.len()) };
-        if done == 1 { Ok(()) } else { Err(ErrorStack::get()) }
-    }
-
-    /// The 32 bytes of the MAC.
-    pub fn finish(self) -> Result<[u8; 32], ErrorStack> {
-        let mut mac = [0; 32];
-        let mut written = 0;
-        // SAFETY: the context is alive; OpenSSL writes at most `mac.len()` bytes, and their number.
-        let done = unsafe { ffi::EVP_MAC_final(self.0, mac.as_mut_ptr(), &raw mut written, mac.len()) };
-        if done == 1 && written == mac.len() { Ok(mac) } else { Err(ErrorStack::get()) }
-    }
-}
-
-impl Drop for HmacSha256 {
-    fn drop(&mut self) {
-        // SAFETY: the context is owned by `self` and freed once.
-        unsafe { ffi::EVP_MAC_CTX_free(self.0) };
-    }
-}
-
-/// Sets key and digest of an HMAC context.
-///
-/// # Safety
-///
-/// `ctx` must be a live context of the HMAC algorithm that nothing else uses during the call.
-unsafe fn init_hmac_sha256(ctx: *mut ffi::EVP_MAC_CTX, key: &[u8]) -> Result<(), ErrorStack> {
-    let digest = c"SHA256";
-    let params = [
-        ffi::OSSL_PARAM {
-            key: c"digest".as_ptr(),
-            data_type: OSSL_PARAM_UTF8_STRING,
-            data: digest.as_ptr().cast_mut().cast(),
-            data_size: digest.to_bytes().len(),
-            return_size: OSSL_PARAM_UNMODIFIED,
-        },
-        ffi::OSSL_PARAM { key: ptr::null(), data_type: 0, data: ptr::null_mut(), data_size: 0, return_size: 0 },
-    ];
-    // SAFETY: by contract; key and parameters are live for the call, which copies them, and the array ends with the
-    // null key that terminates it. The digest name is only read.
-    let set = unsafe { ffi::EVP_MAC_init(ctx, key.as_ptr(), key.len(), params.as_ptr()) };
-    if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
-}
-
-/// The ciphers, fetched once: an implicit fetch on every ticket takes OpenSSL's method-store lock (openssl#17064).
-struct Protection {
-    aes_128_cbc: Cipher,
-    aes_256_cbc: Cipher,
-}
-
-impl Protection {
-    fn fetched() -> Result<&'static Self, ErrorStack> {
-        static PROTECTION: LazyLock<Result<Protection, ErrorStack>> = LazyLock::new(|| {
-            Ok(Protection {
-                aes_128_cbc: Cipher::fetch(None, "AES-128-CBC", None)?,
-                aes_256_cbc: Cipher::fetch(None, "AES-256-CBC", None)?,
-            })
-        });
-        PROTECTION.as_ref().map_err(Clone::clone)
-    }
-
-    fn cipher(&self, key_bytes: usize) -> Result<&CipherRef, ErrorStack> {
-        match key_bytes {
-            16 => Ok(&self.aes_128_cbc),
-            32 => Ok(&self.aes_256_cbc),
-            _ => Err(ErrorStack::get()),
-        }
-    }
+/// A ticket key: what OpenSSL needs of it, and what it does itself.
+pub trait TicketProtection {
+    /// The public name, which stands at the beginning of each ticket.
+    fn key_name(&self) -> &[u8; TICKET_KEY_NAME_BYTES];
+    /// The key of AES-CBC: 16 or 32 bytes.
+    fn cipher_key(&self) -> &[u8];
+    /// The key of HMAC-SHA256.
+    fn mac_key(&self) -> &[u8];
+    /// Seals `content` into the beginning of `ticket`, under a random IV; gives the length. None where it does not fit, or
+    /// the library fails.
+    fn seal_into(&self, content: &[u8], ticket: &mut [u8]) -> Option<usize>;
+    /// Opens `ticket` into `content`, which is as long; gives the length of the content. None where it is not authentic.
+    fn open_into(&self, ticket: &[u8], content: &mut [u8]) -> Option<usize>;
 }
 
 /// A sized owner for the context's application data.
@@ -411,11 +281,11 @@ unsafe fn bytes<'a>(data: *const c_uchar, length: usize) -> &'a [u8] {
 /// # Safety
 ///
 /// `ssl` must be the object that OpenSSL passed to the calling callback, or null.
-unsafe fn with_hooks(
+unsafe fn with_hooks<T: Copy>(
     ssl: *mut ffi::SSL,
-    otherwise: c_int,
-    hook: impl FnOnce(&SslRef, &dyn TicketHooks) -> c_int,
-) -> c_int {
+    otherwise: T,
+    hook: impl FnOnce(&SslRef, &dyn TicketHooks) -> T,
+) -> T {
     // SAFETY: by contract; the view ends with this function.
     let Some(ssl) = (unsafe { handshake_of(ssl) }) else { return otherwise };
     let Some(hooks) = hooks_of(ssl) else { return otherwise };
@@ -424,33 +294,6 @@ unsafe fn with_hooks(
         hooks.panicked();
         otherwise
     })
-}
-
-unsafe extern "C" fn ticket_key_callback(
-    ssl: *mut ffi::SSL,
-    key_name: *mut c_uchar,
-    iv: *mut c_uchar,
-    cipher: *mut ffi::EVP_CIPHER_CTX,
-    mac: *mut ffi::EVP_MAC_CTX,
-    encrypt: c_int,
-) -> c_int {
-    const WITHOUT_KEY: c_int = 0;
-    const WITH_KEY: c_int = 1;
-    let hook = |ssl: &SslRef, hooks: &dyn TicketHooks| {
-        let direction = if encrypt == 1 { Direction::Seal } else { Direction::Open };
-        let mut slot = ProtectionSlot { key_name, iv, cipher, mac, direction, callback: PhantomData };
-        let done = match direction {
-            Direction::Seal => hooks.seal(session_of(ssl).as_ref(), &mut slot),
-            Direction::Open => {
-                // SAFETY: OpenSSL has checked that the ticket is longer than name and IV.
-                let name = unsafe { &*key_name.cast::<[u8; TICKET_KEY_NAME_BYTES]>() };
-                hooks.open(name, &mut slot)
-            }
-        };
-        if done { WITH_KEY } else { WITHOUT_KEY }
-    };
-    // SAFETY: OpenSSL passes its live object.
-    unsafe { with_hooks(ssl, WITHOUT_KEY, hook) }
 }
 
 unsafe extern "C" fn generate_ticket_callback(ssl: *mut ffi::SSL, _: *mut c_void) -> c_int {
@@ -499,8 +342,6 @@ fn session_of(ssl: &SslRef) -> Option<Session<'_>> {
 
 static PANICS_CAUGHT: AtomicU64 = AtomicU64::new(0);
 
-const OSSL_PARAM_UTF8_STRING: c_uint = 4;
-const OSSL_PARAM_UNMODIFIED: usize = usize::MAX;
 const SSL_TICKET_EMPTY: c_int = 3;
 const SSL_TICKET_SUCCESS: c_int = 5;
 const SSL_TICKET_SUCCESS_RENEW: c_int = 6;

@@ -174,7 +174,7 @@ impl TicketHooks for Tickets {
             Lookup::Unknown => (TicketOpening::UnknownKey, None),
         };
         LOOKED_UP.set(Some(opening));
-        key.is_some_and(|key| slot.protect(&key.name().0, key.cipher_key(), key.mac_key()).is_ok())
+        key.is_some_and(|key| slot.protect(key))
     }
 
     fn admit(&self, handshake: &Handshake<'_>, session: Option<&Session<'_>>) -> Admission {
@@ -213,10 +213,7 @@ impl Tickets {
             return TicketIssue::LifetimeOver;
         }
         let Some(key) = table.sealing_at(now) else { return TicketIssue::NoKey };
-        match slot.protect(&key.name().0, key.cipher_key(), key.mac_key()) {
-            Ok(()) => TicketIssue::Issued,
-            Err(_) => TicketIssue::Failed,
-        }
+        if slot.protect(key) { TicketIssue::Issued } else { TicketIssue::Failed }
     }
 
     /// Everything that OpenSSL does not check, or checks later with an alert where a full handshake does.

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use openssl::sha::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::clock::UnixSeconds;
+use super::seal::PreparedKey;
 
 /// Bytes of a key name (RFC 5077 section 4).
 pub const KEY_NAME_BYTES: usize = 16;
@@ -61,13 +63,20 @@ pub struct TicketKey {
     strength: Strength,
     mac: [u8; 32],
     cipher: [u8; 32],
+    /// Made with the first ticket; it wipes itself.
+    #[zeroize(skip)]
+    prepared: OnceLock<Option<PreparedKey>>,
 }
 
 impl TicketKey {
+    fn blank(strength: Strength) -> Self {
+        let name = KeyName([0; KEY_NAME_BYTES]);
+        Self { name, strength, mac: [0; 32], cipher: [0; 32], prepared: OnceLock::new() }
+    }
+
     /// From an 80-byte block: name, HMAC key, AES-256 key.
     pub fn from_block(block: &[u8; 80]) -> Self {
-        let mut key =
-            Self { name: KeyName([0; KEY_NAME_BYTES]), strength: Strength::Aes256, mac: [0; 32], cipher: [0; 32] };
+        let mut key = Self::blank(Strength::Aes256);
         key.name.0.copy_from_slice(&block[..16]);
         key.mac.copy_from_slice(&block[16..48]);
         key.cipher.copy_from_slice(&block[48..]);
@@ -76,8 +85,7 @@ impl TicketKey {
 
     /// From a 48-byte block: name, AES-128 key, HMAC key (the other way round than in the long form).
     pub fn from_short_block(block: &[u8; 48]) -> Self {
-        let mut key =
-            Self { name: KeyName([0; KEY_NAME_BYTES]), strength: Strength::Aes128, mac: [0; 32], cipher: [0; 32] };
+        let mut key = Self::blank(Strength::Aes128);
         key.name.0.copy_from_slice(&block[..16]);
         key.cipher[..16].copy_from_slice(&block[16..32]);
         key.mac[..16].copy_from_slice(&block[32..]);
@@ -106,7 +114,19 @@ impl TicketKey {
 
     /// A second owner of the same key, for the table of another scope.
     pub(super) fn duplicate(&self) -> Self {
-        Self { name: self.name, strength: self.strength, mac: self.mac, cipher: self.cipher }
+        let mut key = Self::blank(self.strength);
+        (key.name, key.mac, key.cipher) = (self.name, self.mac, self.cipher);
+        key
+    }
+
+    pub(super) fn name_bytes(&self) -> &[u8; KEY_NAME_BYTES] {
+        &self.name.0
+    }
+
+    /// The keys as they compute; none where the library failed to prepare them.
+    pub(super) fn prepared(&self) -> Option<&PreparedKey> {
+        let prepare = || PreparedKey::of(self.strength, self.cipher_key(), self.mac_key());
+        self.prepared.get_or_init(prepare).as_ref()
     }
 }
 

@@ -1,18 +1,25 @@
-//! The ticket format outside of a handshake: `key_name[16] | IV[16] | AES-CBC(session) | HMAC-SHA256[32]`.
+//! The ticket format: `key_name[16] | IV[16] | AES-CBC(session) | HMAC-SHA256[32]` (RFC 5077 section 4), with AWS-LC.
 //!
-//! In a handshake OpenSSL builds and takes apart this format itself (RFC 5077 section 4) and only asks for keys
-//! (`install.rs`). These functions are the same format in our hands: for the vectors in `docs/ticket-ring.md`, for the
-//! fuzz target, and to see what sealing costs.
+//! In a handshake our build of OpenSSL asks for a whole ticket or its content, and this makes and opens it; the system's
+//! OpenSSL only asks for the keys (`sys/openssl_ext`). Also for the vectors in `docs/ticket-ring.md`, the fuzz target, and to
+//! see what sealing costs.
 //!
-//! Not AES-GCM: OpenSSL's ticket code never asks a cipher for its tag, nor gives one back on opening, and insists on a
-//! MAC of its own. AES-256-CBC with HMAC-SHA256 over name, IV and ciphertext is what RFC 5077 recommends.
+//! Not AES-GCM: OpenSSL's own ticket code never asks a cipher for its tag and insists on a MAC of its own, and nodes with
+//! either build share a ring. AES-256-CBC with HMAC-SHA256 over name, IV and ciphertext is what RFC 5077 recommends.
 
-use openssl::cipher_ctx::CipherCtx;
-use openssl::error::ErrorStack;
+use std::fmt;
+
+use aws_lc_rs::cipher::{
+    AES_128, AES_256, DecryptionContext, EncryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey,
+    UnboundCipherKey,
+};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{hmac, rand};
 
 use super::clock::UnixSeconds;
-use super::key::{KEY_NAME_BYTES, KeyTable, Lookup, TicketKey};
-use crate::sys::openssl_ext::{HmacSha256, aes_cbc};
+use super::key::{KEY_NAME_BYTES, KeyTable, Lookup, Strength, TicketKey};
+use crate::sys::openssl_ext::TicketProtection;
 
 /// Bytes of the initialisation vector.
 pub const IV_BYTES: usize = 16;
@@ -54,18 +61,109 @@ pub enum Refusal {
     Corrupted,
 }
 
+/// The keys of a ticket key in the form in which they compute. Wiped when it is dropped.
+pub(super) struct PreparedKey {
+    mac: hmac::Key,
+    sealing: PaddedBlockEncryptingKey,
+    opening: PaddedBlockDecryptingKey,
+}
+
+impl PreparedKey {
+    /// None where the library fails.
+    pub(super) fn of(strength: Strength, cipher_key: &[u8], mac_key: &[u8]) -> Option<Self> {
+        let algorithm = match strength {
+            Strength::Aes128 => &AES_128,
+            Strength::Aes256 => &AES_256,
+        };
+        let cipher = || UnboundCipherKey::new(algorithm, cipher_key);
+        Some(Self {
+            mac: hmac::Key::new(hmac::HMAC_SHA256, mac_key),
+            sealing: PaddedBlockEncryptingKey::cbc_pkcs7(cipher().ok()?).ok()?,
+            opening: PaddedBlockDecryptingKey::cbc_pkcs7(cipher().ok()?).ok()?,
+        })
+    }
+}
+
+impl fmt::Debug for PreparedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PreparedKey")
+    }
+}
+
+impl TicketProtection for TicketKey {
+    fn key_name(&self) -> &[u8; KEY_NAME_BYTES] {
+        self.name_bytes()
+    }
+
+    fn cipher_key(&self) -> &[u8] {
+        self.cipher_key()
+    }
+
+    fn mac_key(&self) -> &[u8] {
+        self.mac_key()
+    }
+
+    fn seal_into(&self, content: &[u8], ticket: &mut [u8]) -> Option<usize> {
+        let mut iv = [0; IV_BYTES];
+        rand::fill(&mut iv).ok()?;
+        write(self, &iv, content, ticket).ok()
+    }
+
+    fn open_into(&self, ticket: &[u8], content: &mut [u8]) -> Option<usize> {
+        read(self, ticket, content).ok()
+    }
+}
+
 /// Seals `content`. The IV must be random for every ticket.
-pub fn seal(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8]) -> Result<Vec<u8>, ErrorStack> {
-    let mut ticket = Vec::with_capacity(KEY_NAME_BYTES + IV_BYTES + content.len() + IV_BYTES + MAC_BYTES);
-    ticket.extend_from_slice(&key.name().0);
-    ticket.extend_from_slice(iv);
-    let mut cipher = CipherCtx::new()?;
-    cipher.encrypt_init(Some(aes_cbc(key.cipher_key().len())?), Some(key.cipher_key()), Some(iv))?;
-    cipher.cipher_update_vec(content, &mut ticket)?;
-    cipher.cipher_final_vec(&mut ticket)?;
-    let mac = mac_of(key, &ticket)?;
-    ticket.extend_from_slice(&mac);
+///
+/// # Errors
+/// When AWS-LC fails, which it has no reason to.
+pub fn seal(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    let mut ticket = vec![0; KEY_NAME_BYTES + IV_BYTES + content.len() + IV_BYTES + MAC_BYTES];
+    let len = write(key, iv, content, &mut ticket)?;
+    ticket.truncate(len);
     Ok(ticket)
+}
+
+/// Writes a ticket to the beginning of `ticket`; gives its length. An error where it does not fit, too.
+fn write(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8], ticket: &mut [u8]) -> Result<usize, Unspecified> {
+    let prepared = key.prepared().ok_or(Unspecified)?;
+    let sealed_len = {
+        let (name, rest) = ticket.split_first_chunk_mut().ok_or(Unspecified)?;
+        let (iv_place, rest) = rest.split_first_chunk_mut().ok_or(Unspecified)?;
+        *name = *key.name_bytes();
+        *iv_place = *iv;
+        rest.get_mut(..content.len()).ok_or(Unspecified)?.copy_from_slice(content);
+        let mut padded = Growing { bytes: rest, len: content.len() };
+        prepared.sealing.less_safe_encrypt(&mut padded, EncryptionContext::Iv128(FixedLength::from(*iv)))?;
+        KEY_NAME_BYTES + IV_BYTES + padded.len
+    };
+    let (sealed, rest) = ticket.split_at_mut(sealed_len);
+    let mac = rest.get_mut(..MAC_BYTES).ok_or(Unspecified)?;
+    mac.copy_from_slice(hmac::sign(&prepared.mac, sealed).as_ref());
+    Ok(sealed_len + MAC_BYTES)
+}
+
+/// Room in which a message grows by its padding.
+struct Growing<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
+}
+
+impl AsMut<[u8]> for Growing<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl<'b> Extend<&'b u8> for Growing<'_> {
+    /// What does not fit is left out; then the message is no whole number of blocks, and encryption fails.
+    fn extend<T: IntoIterator<Item = &'b u8>>(&mut self, more: T) {
+        for (place, byte) in self.bytes[self.len..].iter_mut().zip(more) {
+            *place = *byte;
+            self.len += 1;
+        }
+    }
 }
 
 /// Opens a ticket with the key it names, if `table` has it and its time allows.
@@ -74,9 +172,8 @@ pub fn open(table: &KeyTable, ticket: &[u8], now: UnixSeconds) -> Result<Opened,
         return Err(Refusal::Malformed);
     }
     let (name, _) = ticket.split_first_chunk::<KEY_NAME_BYTES>().ok_or(Refusal::Malformed)?;
-    let (sealed, mac) = ticket.split_last_chunk::<MAC_BYTES>().ok_or(Refusal::Malformed)?;
+    let (sealed, _) = ticket.split_last_chunk::<MAC_BYTES>().ok_or(Refusal::Malformed)?;
     let ciphertext = sealed.get(KEY_NAME_BYTES + IV_BYTES..).ok_or(Refusal::Malformed)?;
-    let iv = sealed.get(KEY_NAME_BYTES..KEY_NAME_BYTES + IV_BYTES).ok_or(Refusal::Malformed)?;
     if ciphertext.is_empty() || ciphertext.len() % IV_BYTES != 0 {
         return Err(Refusal::Malformed);
     }
@@ -87,28 +184,24 @@ pub fn open(table: &KeyTable, ticket: &[u8], now: UnixSeconds) -> Result<Opened,
         Lookup::OtherScope => return Err(Refusal::OtherScope),
         Lookup::Unknown => return Err(Refusal::UnknownKey),
     };
-    // The MAC is checked before anything is decrypted: otherwise the padding would be an oracle.
-    let expected = mac_of(key, sealed).map_err(|_| Refusal::Corrupted)?;
-    if !openssl::memcmp::eq(&expected, mac) {
-        return Err(Refusal::Corrupted);
-    }
-    let content = decrypt(key, iv, ciphertext).map_err(|_| Refusal::Corrupted)?;
+    let mut content = vec![0; ciphertext.len()];
+    let len = read(key, ticket, &mut content).map_err(|_| Refusal::Corrupted)?;
+    content.truncate(len);
     Ok(Opened { content, age })
 }
 
-fn decrypt(key: &TicketKey, iv: &[u8], ciphertext: &[u8]) -> Result<Vec<u8>, ErrorStack> {
-    let mut content = Vec::with_capacity(ciphertext.len() + IV_BYTES);
-    let mut cipher = CipherCtx::new()?;
-    cipher.decrypt_init(Some(aes_cbc(key.cipher_key().len())?), Some(key.cipher_key()), Some(iv))?;
-    cipher.cipher_update_vec(ciphertext, &mut content)?;
-    cipher.cipher_final_vec(&mut content)?;
-    Ok(content)
-}
-
-fn mac_of(key: &TicketKey, sealed: &[u8]) -> Result<[u8; MAC_BYTES], ErrorStack> {
-    let mut mac = HmacSha256::new(key.mac_key())?;
-    mac.update(sealed)?;
-    mac.finish()
+/// Opens a ticket of `key` into `content`; gives the length. An error where it is not authentic or not whole, or does not fit.
+fn read(key: &TicketKey, ticket: &[u8], content: &mut [u8]) -> Result<usize, Unspecified> {
+    let prepared = key.prepared().ok_or(Unspecified)?;
+    let (sealed, mac) = ticket.split_last_chunk::<MAC_BYTES>().ok_or(Unspecified)?;
+    let rest = sealed.get(KEY_NAME_BYTES..).ok_or(Unspecified)?;
+    let (iv, ciphertext) = rest.split_first_chunk::<IV_BYTES>().ok_or(Unspecified)?;
+    // The MAC is checked before anything is decrypted: otherwise the padding would be an oracle.
+    hmac::verify(&prepared.mac, sealed, mac)?;
+    let content = content.get_mut(..ciphertext.len()).ok_or(Unspecified)?;
+    content.copy_from_slice(ciphertext);
+    let context = DecryptionContext::Iv128(FixedLength::from(*iv));
+    Ok(prepared.opening.decrypt(content, context)?.len())
 }
 
 #[cfg(test)]

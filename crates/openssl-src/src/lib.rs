@@ -57,15 +57,28 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "ret->options |= SSL_OP_NO_COMPRESSION |",
         "ret->options |= SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_COMPRESSION |",
     ),
-    // A ticket holds the session's encoding. OpenSSL encodes it, decodes that into a copy "to clean up", of which nothing is
-    // cleaned up, and encodes the copy, each time once more for the length. With these three it encodes the session itself.
-    ("ssl/statem/statem_srvr.c", "if (!i2d_SSL_SESSION(s->session, &p)) {", "if (p == NULL) {"),
+    // OpenSSL asks for the key of a ticket and protects it itself: it makes, fetches, keys, wipes and frees two contexts each
+    // time, and encodes a session four times, of which once is needed. With these the program protects it.
+    (
+        "ssl/t1_lib.c",
+        "SSL_TICKET_STATUS tls_decrypt_ticket(SSL_CONNECTION *s,",
+        concat!(include_str!("../changes/ticket_hooks.c"), "SSL_TICKET_STATUS tls_decrypt_ticket(SSL_CONNECTION *s,"),
+    ),
+    (
+        "ssl/t1_lib.c",
+        "    hctx = ssl_hmac_new(tctx);",
+        concat!(include_str!("../changes/ticket_open.c"), "    hctx = ssl_hmac_new(tctx);"),
+    ),
+    (
+        "ssl/t1_lib.c",
+        "    sess = d2i_SSL_SESSION_ex(NULL, &p, slen, sctx->libctx, sctx->propq);",
+        "sluice_opened:\n    sess = d2i_SSL_SESSION_ex(NULL, &p, slen, sctx->libctx, sctx->propq);",
+    ),
     (
         "ssl/statem/statem_srvr.c",
-        "sess = d2i_SSL_SESSION_ex(NULL, &const_p, slen_full, sctx->libctx,\n        sctx->propq);",
-        "sess = SSL_SESSION_up_ref(s->session) ? s->session : NULL;",
+        "    ctx = EVP_CIPHER_CTX_new();",
+        concat!(include_str!("../changes/ticket_seal.c"), "    ctx = EVP_CIPHER_CTX_new();"),
     ),
-    ("ssl/statem/statem_srvr.c", "slen = i2d_SSL_SESSION(sess, NULL);", "slen = slen_full;"),
 ];
 
 /// The OpenSSL version that [`Build`] makes, as the source crate states it.
