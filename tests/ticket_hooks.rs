@@ -5,6 +5,7 @@ mod ticket_common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use openssl::ssl::{SslContext, SslVersion};
 use sluice::sys::openssl_ext::{
@@ -12,7 +13,10 @@ use sluice::sys::openssl_ext::{
     ticket_panics_caught,
 };
 use sluice::ticket::provenance::{PROVENANCE_BYTES, Provenance};
-use sluice::ticket::{ManualClock, ScopeKeys, TicketCounters, TicketKey, TicketOpening, TicketSettings, seal};
+use sluice::ticket::{
+    KeyTable, ManualClock, ScheduledKey, ScopeKeys, TicketCounters, TicketKey, TicketOpening, TicketSettings,
+    UnixSeconds, seal,
+};
 use ticket_common::*;
 
 const VERSIONS: [SslVersion; 2] = [SslVersion::TLS1_2, SslVersion::TLS1_3];
@@ -117,7 +121,24 @@ fn edge(version: SslVersion) -> (Arc<ScopeKeys>, SslContext, ManualClock) {
 }
 
 #[test]
-fn ticket_of_openssl_opens_with_our_own_code_and_the_other_way_round() {
+fn openssl_opens_our_tickets_and_we_open_its() {
+    let mut block = [0; 80];
+    (0..).zip(&mut block).for_each(|(number, byte)| *byte = number);
+    let key = ScheduledKey { key: TicketKey::from_block(&block), seals: 0..10, opens: 0..10 };
+    let table = KeyTable::new(vec![key], Vec::new(), Duration::from_secs(10));
+    let now = UnixSeconds(0);
+    for version in VERSIONS {
+        let server = server_of_another_program(version, &mut block);
+        let session = connect(&server, &Offer::default()).sessions.remove(0);
+        let content = seal::open(&table, &ticket_of(&session), now).unwrap().content;
+        let ours = seal::seal(table.sealing_at(now).unwrap(), &[7; 16], &content).unwrap();
+        assert_ne!(ours, ticket_of(&session), "another IV");
+        assert!(connect(&server, &Offer::resume(&with_ticket(&session, &ours))).resumed, "{version:?}");
+    }
+}
+
+#[test]
+fn ticket_of_a_handshake_opens_outside_of_one_and_the_other_way_round() {
     for version in VERSIONS {
         let (keys, server, clock) = edge(version);
         let done = connect(&server, &Offer { server_name: Some("a.example"), ..Offer::default() });

@@ -312,7 +312,6 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    never_pace_loopback(SockRef::from(&socket), address);
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
@@ -340,7 +339,6 @@ pub fn take_listener(socket: &OwnedFd) -> io::Result<SocketAddr> {
     }
     options.set_nonblocking(true)?;
     options.set_tcp_nodelay(true)?;
-    never_pace_loopback(options, address);
     Ok(address)
 }
 
@@ -399,8 +397,8 @@ pub fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Connecting> 
 /// the window grow.
 const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
 
-/// Gives a socket of this machine's own addresses [`LOOPBACK_CONGESTION_CONTROL`]; a listening one hands it down to what it
-/// accepts. To be called before a connect: pacing that has begun goes on under any algorithm (`sk_pacing_status`).
+/// Gives a socket that is to connect to this machine itself [`LOOPBACK_CONGESTION_CONTROL`]. To be called before the connect:
+/// pacing that has begun goes on under any algorithm (`sk_pacing_status`).
 fn never_pace_loopback(socket: SockRef<'_>, address: SocketAddr) {
     if address.ip().to_canonical().is_loopback() {
         // Refused, the machine's own choice stays: slower, and nothing else.
@@ -438,28 +436,15 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_of_a_connection_within_this_machine_have_an_algorithm_that_does_not_pace() {
+    fn connection_to_this_machine_has_an_algorithm_that_does_not_pace() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             // A machine may have no IPv6.
-            let Ok(listener) = listen(address.parse().unwrap(), 1) else { continue };
-            let listener = std::net::TcpListener::from(listener);
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
             let address = SockAddr::from(listener.local_addr().unwrap());
             let (Connecting::Connected(socket) | Connecting::InProgress(socket)) =
                 connect(&address, HandshakeAck::AtOnce).unwrap();
             assert_eq!(congestion_control(socket), LOOPBACK_CONGESTION_CONTROL);
-            listener.set_nonblocking(false).unwrap();
-            assert_eq!(congestion_control(listener.accept().unwrap().0), LOOPBACK_CONGESTION_CONTROL);
         }
-    }
-
-    #[test]
-    fn listening_socket_of_another_process_gets_it_too_and_one_for_every_address_does_not() {
-        let ours = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        take_listener(&ours).unwrap();
-        assert_eq!(congestion_control(ours), LOOPBACK_CONGESTION_CONTROL);
-        let everybodys = listen("0.0.0.0:0".parse().unwrap(), 1).unwrap();
-        let default = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        assert_eq!(congestion_control(everybodys), congestion_control(default));
     }
 
     #[test]

@@ -80,6 +80,24 @@ pub fn server_builder(version: SslVersion) -> SslContextBuilder {
     builder
 }
 
+/// A server whose tickets OpenSSL protects by itself, as other programs have it do, under a key of 80 bytes.
+#[allow(unsafe_code, reason = "the crate has no wrapper for SSL_CTX_set_tlsext_ticket_keys")]
+pub fn server_of_another_program(version: SslVersion, key: &mut [u8; 80]) -> SslContext {
+    const SSL_CTRL_SET_TLSEXT_TICKET_KEYS: std::ffi::c_int = 59;
+    let builder = server_builder(version);
+    // SAFETY: the context is live, and OpenSSL copies the 80 bytes.
+    let set = unsafe {
+        openssl_sys::SSL_CTX_ctrl(
+            builder.as_ptr(),
+            SSL_CTRL_SET_TLSEXT_TICKET_KEYS,
+            key.len() as std::ffi::c_long,
+            key.as_mut_ptr().cast(),
+        )
+    };
+    assert_eq!(set, 1);
+    builder.build()
+}
+
 /// A server with tickets under `keys`, as the proxy makes one.
 pub fn server(
     version: SslVersion,
