@@ -54,7 +54,8 @@ test-system-openssl: ## Handshakes and the demo with the system's OpenSSL in the
 	scripts/setup system
 	set -x; export CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/system-openssl; \
 		$(CARGO) test $(WITH_SYSTEM_OPENSSL) --lib --test handshake_negotiation --test handshake_bad_input \
-			--test interop_programs --test interop_rustls --test certificate_compression; \
+			--test interop_programs --test interop_rustls --test certificate_compression \
+			--test ticket_hooks --test ticket_vectors; \
 		$(CARGO) run $(WITH_SYSTEM_OPENSSL) -- demo --listen 127.0.0.1:0 --once
 
 lint: ## Format, clippy and documentation, without a warning

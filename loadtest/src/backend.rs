@@ -116,8 +116,8 @@ async fn accept(listener: TcpListener, served: Arc<Served>) -> io::Result<()> {
     let thread = Thread::new(WRITE_TIMEOUT);
     monoio::spawn(sweep(Rc::clone(&thread)));
     // Only its readiness is used, which the runtime offers for sockets in any clothes.
-    let payload = Rc::new(payload_file()?);
     let readiness = TcpStream::from_std(StdStream::from(OwnedFd::from(listener.try_clone()?)))?;
+    let payload = Rc::new(payload_file()?);
     loop {
         readiness.readable(false).await?;
         while let Some(stream) = accept_one(&listener).await {

@@ -334,8 +334,13 @@ fn backend_takes_no_byte_too_much_of_an_upload_and_sends_none_too_few() {
     let (address, served) = plain_backend();
     let mut stream = TcpStream::connect(address).unwrap();
     let mut total = 0;
-    // Around the buffer of the backend (64 KiB), the piece that leaves with the head (256 KiB) and the file behind it (1 MiB).
-    let around = [0, 1 << 16, 1 << 18, 1 << 20, 3 << 20].map(|at: usize| at.saturating_sub(1)..at + 2);
+    // Around the buffer of the backend (64 KiB), the piece that leaves together with the head (256 KiB in all) and the file that
+    // the rest comes from (1 MiB), once and twice.
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 262144\r\n\r\n".len();
+    let piece = (1 << 18) - head;
+    // Another digit of the length is another byte of the head.
+    let around =
+        [0, 1 << 16, piece, piece + (1 << 20), piece + (2 << 20)].map(|at: usize| at.saturating_sub(2)..at + 3);
     for length in around.into_iter().flatten() {
         // The next request stands behind the body, in one piece with its end.
         let mut message = format!("POST /x HTTP/1.1\r\nContent-Length: {length}\r\n\r\n").into_bytes();

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use openssl::sha::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::ZeroizeOnDrop;
 
 use super::clock::UnixSeconds;
 use super::seal::PreparedKey;
@@ -55,7 +55,7 @@ impl Strength {
 }
 
 /// The keys that protect a ticket: AES-CBC, then HMAC-SHA256 over name, IV and ciphertext.
-#[derive(Zeroize, ZeroizeOnDrop)]
+#[derive(ZeroizeOnDrop)]
 pub struct TicketKey {
     #[zeroize(skip)]
     name: KeyName,
@@ -63,9 +63,9 @@ pub struct TicketKey {
     strength: Strength,
     mac: [u8; 32],
     cipher: [u8; 32],
-    /// Made with the first ticket; it wipes itself.
+    /// Made with the first ticket; it wipes itself. In a box: tables are searched by name.
     #[zeroize(skip)]
-    prepared: OnceLock<Option<PreparedKey>>,
+    prepared: OnceLock<Option<Box<PreparedKey>>>,
 }
 
 impl TicketKey {
@@ -125,8 +125,8 @@ impl TicketKey {
 
     /// The keys as they compute; none where the library failed to prepare them.
     pub(super) fn prepared(&self) -> Option<&PreparedKey> {
-        let prepare = || PreparedKey::of(self.strength, self.cipher_key(), self.mac_key());
-        self.prepared.get_or_init(prepare).as_ref()
+        let prepare = || PreparedKey::of(self.strength, self.cipher_key(), self.mac_key()).map(Box::new);
+        self.prepared.get_or_init(prepare).as_deref()
     }
 }
 

@@ -61,7 +61,8 @@ pub enum Refusal {
     Corrupted,
 }
 
-/// The keys of a ticket key in the form in which they compute. Wiped when it is dropped.
+/// The keys of a ticket key in the form in which they compute. AWS-LC wipes them when it is dropped; what it leaves on the
+/// stack meanwhile is its own affair.
 pub(super) struct PreparedKey {
     mac: hmac::Key,
     sealing: PaddedBlockEncryptingKey,
@@ -119,15 +120,22 @@ impl TicketProtection for TicketKey {
 /// # Errors
 /// When AWS-LC fails, which it has no reason to.
 pub fn seal(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8]) -> Result<Vec<u8>, Unspecified> {
-    let mut ticket = vec![0; KEY_NAME_BYTES + IV_BYTES + content.len() + IV_BYTES + MAC_BYTES];
-    let len = write(key, iv, content, &mut ticket)?;
-    ticket.truncate(len);
+    let mut ticket = vec![0; ticket_len(content.len())];
+    write(key, iv, content, &mut ticket)?;
     Ok(ticket)
+}
+
+/// Bytes of a ticket with so many bytes of content, which gets padding of 1 to 16 bytes.
+fn ticket_len(content_len: usize) -> usize {
+    KEY_NAME_BYTES + IV_BYTES + (content_len / IV_BYTES + 1) * IV_BYTES + MAC_BYTES
 }
 
 /// Writes a ticket to the beginning of `ticket`; gives its length. An error where it does not fit, too.
 fn write(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8], ticket: &mut [u8]) -> Result<usize, Unspecified> {
     let prepared = key.prepared().ok_or(Unspecified)?;
+    if ticket.len() < ticket_len(content.len()) {
+        return Err(Unspecified);
+    }
     let sealed_len = {
         let (name, rest) = ticket.split_first_chunk_mut().ok_or(Unspecified)?;
         let (iv_place, rest) = rest.split_first_chunk_mut().ok_or(Unspecified)?;
@@ -144,7 +152,7 @@ fn write(key: &TicketKey, iv: &[u8; IV_BYTES], content: &[u8], ticket: &mut [u8]
     Ok(sealed_len + MAC_BYTES)
 }
 
-/// Room in which a message grows by its padding.
+/// Room for a message and its padding, which the caller has made sure of.
 struct Growing<'a> {
     bytes: &'a mut [u8],
     len: usize,
@@ -157,7 +165,6 @@ impl AsMut<[u8]> for Growing<'_> {
 }
 
 impl<'b> Extend<&'b u8> for Growing<'_> {
-    /// What does not fit is left out; then the message is no whole number of blocks, and encryption fails.
     fn extend<T: IntoIterator<Item = &'b u8>>(&mut self, more: T) {
         for (place, byte) in self.bytes[self.len..].iter_mut().zip(more) {
             *place = *byte;
@@ -222,6 +229,20 @@ mod tests {
 
     fn ticket(content: &[u8]) -> Vec<u8> {
         seal(table(7).sealing_at(UnixSeconds(0)).unwrap(), &[3; 16], content).unwrap()
+    }
+
+    #[test]
+    fn ticket_that_does_not_fit_is_not_written() {
+        for content in [&[5; 15][..], &[5; 16]] {
+            let whole = ticket(content);
+            let table = table(7);
+            let key = table.sealing_at(UnixSeconds(0)).unwrap();
+            for room in 0..whole.len() {
+                assert_eq!(key.seal_into(content, &mut vec![0; room]), None, "{room}");
+            }
+            assert_eq!(key.seal_into(content, &mut vec![0; whole.len() + 9]), Some(whole.len()));
+            assert_eq!(key.open_into(&whole, &mut vec![0; whole.len() - 65]), None);
+        }
     }
 
     proptest! {

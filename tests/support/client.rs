@@ -342,7 +342,8 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // OpenSSL hands over whole records; of a flight only the last one matters.
+        // OpenSSL hands over whole records; of a flight only the last one matters. Only what a full socket left over of one
+        // is no record.
         self.last_record = last_record(bytes).to_vec();
         match self.delivery {
             // Not all of it: of a socket that does not block OpenSSL must hear how much it took, and go on behind that.

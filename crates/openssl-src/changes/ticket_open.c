@@ -1,4 +1,4 @@
-    if (sluice_ticket_open != NULL && tctx->ext.ticket_key_evp_cb != NULL) {
+    if (tctx->ext.ticket_key_evp_cb != NULL && sluice_ticket_open != NULL) {
         size_t opened = 0;
 
         sdec = OPENSSL_zalloc(eticklen);

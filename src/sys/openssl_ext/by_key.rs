@@ -1,8 +1,8 @@
 //! Tickets that their key protects: hooks that our build of OpenSSL has (`crates/openssl-src/changes`).
 
 use std::ffi::{c_int, c_uchar};
-use std::slice;
 use std::sync::Once;
+use std::{fmt, slice};
 
 use openssl::error::ErrorStack;
 use openssl::ssl::SslRef;
@@ -11,7 +11,6 @@ use openssl_sys as ffi;
 use super::{TicketHooks, TicketProtection, bytes, session_of, with_hooks};
 
 /// One ticket that waits for its key.
-#[derive(Debug)]
 pub struct ProtectionSlot<'a> {
     direction: Direction,
     input: &'a [u8],
@@ -37,8 +36,17 @@ impl<'a> ProtectionSlot<'a> {
             Direction::Seal => key.seal_into(self.input, self.output),
             Direction::Open => key.open_into(self.input, self.output),
         };
+        // OpenSSL reads as many bytes as it is told.
+        let done = done.filter(|len| (1..=self.output.len()).contains(len));
         self.len = done.unwrap_or(0);
         done.is_some()
+    }
+}
+
+impl fmt::Debug for ProtectionSlot<'_> {
+    /// Without the session, which has secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProtectionSlot").field("direction", &self.direction).finish_non_exhaustive()
     }
 }
 
@@ -46,7 +54,7 @@ impl<'a> ProtectionSlot<'a> {
 pub(super) fn prepare() -> Result<(), ErrorStack> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: written once, before there is a context that OpenSSL reads them for.
+        // SAFETY: written once, before there is a context with a ticket-key callback: OpenSSL reads them for no other.
         unsafe {
             sluice_ticket_seal = Some(seal_ticket);
             sluice_ticket_open = Some(open_ticket);
