@@ -61,10 +61,9 @@ async fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Stream> {
         Connecting::InProgress(socket) => {
             let stream = Stream::new(socket)?;
             stream.writable().await?;
-            match stream.take_error()? {
-                None => Ok(stream),
-                Some(error) => Err(error),
-            }
+            // Not by SO_ERROR: a server that answered and reset at once was connected, and its answer is to be read first.
+            stream.is_at_end()?;
+            Ok(stream)
         }
     }
 }
