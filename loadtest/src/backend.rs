@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Type};
 
 use crate::engine::http::{Body, HEAD_BYTES_MAX, Head};
 use crate::engine::runtime::{Engine, pin_to};
-use crate::engine::socket::{BOX_BYTES, SWEEP_INTERVAL, Socket, Thread, Wire, never_pace};
+use crate::engine::socket::{BOX_BYTES, SWEEP_INTERVAL, Socket, Thread, Wire, never_pace_loopback};
 use crate::result::ErrorClass;
 
 /// What was served.
@@ -103,9 +103,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket =
         socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    if address.ip().to_canonical().is_loopback() {
-        never_pace(&socket);
-    }
+    never_pace_loopback(&socket, address);
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;

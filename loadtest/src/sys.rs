@@ -51,15 +51,6 @@ pub(crate) fn discard(socket: BorrowedFd<'_>, count: usize) -> io::Result<usize>
     usize::try_from(dropped).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends a prefix of `count` bytes from the start of `file` without a copy (sendfile(2)), and gives its length; never waits on
-/// a socket that does not block.
-pub(crate) fn send_file(socket: BorrowedFd<'_>, file: BorrowedFd<'_>, count: usize) -> io::Result<usize> {
-    let mut offset = 0;
-    // SAFETY: the call reads and writes `offset` and nothing else of ours.
-    let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
-
 /// Sends `payload` as one record of `content_type` through a socket whose records the kernel protects; never waits.
 pub(crate) fn send_record(socket: BorrowedFd<'_>, content_type: u8, payload: &[u8]) -> io::Result<()> {
     // Words, because a control message wants their alignment.

@@ -1,6 +1,7 @@
 //! Connecting to a server.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -58,14 +59,17 @@ pub async fn dial<'a>(
 async fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Stream> {
     match socket::connect(address, ack)? {
         Connecting::Connected(socket) => Stream::new(socket),
-        Connecting::InProgress(socket) => {
-            let stream = Stream::new(socket)?;
-            stream.writable().await?;
-            // Not by SO_ERROR: a server that answered and reset at once was connected, and its answer is to be read first.
-            stream.is_at_end()?;
-            Ok(stream)
-        }
+        Connecting::InProgress(socket) => finish(socket).await,
     }
+}
+
+/// Waits until the connect is over, and says how it ended.
+async fn finish(socket: OwnedFd) -> io::Result<Stream> {
+    let stream = Stream::new(socket)?;
+    stream.writable().await?;
+    // Not by SO_ERROR: a server that answered and reset at once was connected, and its answer is to be read first.
+    stream.is_at_end()?;
+    Ok(stream)
 }
 
 fn sort(error: &io::Error) -> DialResult {
@@ -73,5 +77,52 @@ fn sort(error: &io::Error) -> DialResult {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => DialResult::Refused,
         io::ErrorKind::TimedOut => DialResult::TimedOut,
         _ => DialResult::Failed,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is a failed test")]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use socket2::SockRef;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().build().unwrap().block_on(future)
+    }
+
+    /// A connection to a server that has said `answer` and reset it.
+    fn reset_behind(answer: &[u8]) -> OwnedFd {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        server.write_all(answer).unwrap();
+        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        client.into()
+    }
+
+    #[test]
+    fn answer_that_a_reset_follows_at_once_is_read_before_it() {
+        block_on(async {
+            let stream = finish(reset_behind(b"answer")).await.unwrap();
+            let mut buffer = [0; 16];
+            let len = stream.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], b"answer");
+            assert_eq!(stream.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
+
+    #[test]
+    fn server_that_resets_without_an_answer_is_told_from_one_that_refuses() {
+        block_on(async {
+            assert_eq!(finish(reset_behind(b"")).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let refused = connect(&closed.into(), HandshakeAck::AtOnce).await;
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        });
     }
 }

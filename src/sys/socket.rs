@@ -393,12 +393,12 @@ pub fn connect(address: &SockAddr, ack: HandshakeAck) -> io::Result<Connecting> 
 }
 
 /// On the way to this machine itself there is no congestion to control, and an algorithm that paces (bbr) sends in pieces and by
-/// timers (docs/decisions/0017-loopback.md). Reno is part of every kernel and open to every process; it does nothing but let
-/// the window grow.
+/// timers (docs/decisions/0017-loopback.md). Reno is part of every kernel, and open to every process unless an
+/// operator says otherwise; it does nothing but let the window grow.
 const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
 
-/// Gives a socket that is to connect to this machine itself [`LOOPBACK_CONGESTION_CONTROL`]. To be called before the connect:
-/// pacing that has begun goes on under any algorithm (`sk_pacing_status`).
+/// Gives a socket that is to connect to this machine itself [`LOOPBACK_CONGESTION_CONTROL`]. To be called before the connect,
+/// with which the machine's choice would begin.
 fn never_pace_loopback(socket: SockRef<'_>, address: SocketAddr) {
     if address.ip().to_canonical().is_loopback() {
         // Refused, the machine's own choice stays: slower, and nothing else.

@@ -58,7 +58,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "ret->options |= SSL_OP_NO_RX_CERTIFICATE_COMPRESSION | SSL_OP_NO_COMPRESSION |",
     ),
     // OpenSSL asks for the key of a ticket and protects it itself: it makes, fetches, keys, wipes and frees two contexts each
-    // time, and encodes a session four times, of which once is needed. With these the program protects it.
+    // time, and encodes a session four times and decodes it once, where its length and the encoding are needed. With these the program protects it.
     (
         "ssl/t1_lib.c",
         "SSL_TICKET_STATUS tls_decrypt_ticket(SSL_CONNECTION *s,",

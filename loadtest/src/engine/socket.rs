@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 use nix::errno::Errno;
+use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, Shutdown, SockaddrStorage, connect, recv, send, shutdown};
 use socket2::{Domain, Protocol, Socket as NewSocket, Type};
 
@@ -188,9 +189,7 @@ impl Socket {
         let socket = NewSocket::new(Domain::for_address(address), kind, Some(Protocol::TCP)).map_err(|e| class(&e))?;
         // Nagle would hold the Finished back until the server's tickets are acknowledged.
         socket.set_tcp_nodelay(true).map_err(|e| class(&e))?;
-        if address.ip().to_canonical().is_loopback() {
-            never_pace(&socket);
-        }
+        never_pace_loopback(&socket, address);
         if let Some(source) = source {
             socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|e| class(&e))?;
         }
@@ -303,12 +302,12 @@ impl Socket {
         debug_assert!(self.outbox.borrow().is_empty(), "bytes in the outbox go first");
         let mut left = count;
         while left > 0 {
-            match sys::send_file(self.as_fd(), file, left) {
+            match sendfile(self.as_fd(), file, Some(&mut 0), left) {
                 Ok(0) => return Err(ErrorClass::Local),
                 Ok(sent) => left -= sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable().await?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.ended().unwrap_or_else(|| class(&error))),
+                Err(Errno::EAGAIN) => self.wait_writable().await?,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.ended().unwrap_or_else(|| class(&errno.into()))),
             }
         }
         Ok(())
@@ -454,12 +453,14 @@ impl Write for Wire {
     }
 }
 
-/// Has `socket`, which is not connected yet, send as soon as the peer has room: over loopback there is no congestion to control,
-/// and an algorithm of the machine that paces (bbr) would make the sender the bottleneck, not what is measured. A listening
-/// socket hands this down to what it accepts.
-pub fn never_pace(socket: &NewSocket) {
-    // Part of every kernel and open to every process. Refused, the machine's own choice stays.
-    let _ = socket.set_tcp_congestion(b"reno");
+/// Has `socket`, which is not connected yet, send as soon as the peer has room if `address` is of this machine: over loopback there
+/// is no congestion to control, and an algorithm of the machine that paces (bbr) would make the sender the bottleneck, not what
+/// is measured. A listening socket hands this down to what it accepts.
+pub fn never_pace_loopback(socket: &NewSocket, address: SocketAddr) {
+    if address.ip().to_canonical().is_loopback() {
+        // Part of every kernel. Refused, the machine's own choice stays.
+        let _ = socket.set_tcp_congestion(b"reno");
+    }
 }
 
 /// The class of a socket error.

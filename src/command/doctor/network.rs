@@ -132,7 +132,7 @@ fn judge_congestion_control(facts: &Facts) -> Finding {
         None => check(String::new()).unread("/proc/sys/net/ipv4/tcp_congestion_control"),
         Some("bbr") => {
             let found =
-                "net.ipv4.tcp_congestion_control = bbr: paced, which costs CPU on local networks, servers' included";
+                "net.ipv4.tcp_congestion_control = bbr: paced, which can cost CPU on local networks, servers' included";
             let remedy = "keep it where paths are long or lossy; for servers and clients nearby measure against `ip route \
                           change NETWORK ... congctl cubic`, which chooses for one network";
             check(found.to_owned()).note(remedy)
